@@ -1,0 +1,1 @@
+"""Runs on the host: builds signed images and factory disks, makes keys, publishes repositories."""

@@ -1,0 +1,1 @@
+"""The documents all programs agree on: typed models, validation, JSON Schema."""

@@ -1,0 +1,1 @@
+"""One file for each boot loader, behind the BootControl protocol."""

@@ -1,0 +1,135 @@
+"""The only place that makes writes survive a power cut.
+
+What POSIX and Linux promise, and what this relies on: after ``fsync`` of a
+file its content is on the medium; after ``rename`` a reader sees the old or
+the new file, never a mixture; the rename itself is on the medium after
+``fsync`` of the directory. Before that, a power cut may show either.
+Creating a file needs the same ``fsync`` of its directory.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def sync_directory(directory: Path) -> None:
+    """Makes creations, renames and removals in the directory durable."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_descriptor(fd: int) -> None:
+    """Makes what was written to the open file or block device durable."""
+    os.fsync(fd)
+
+
+def sync_filesystem(path: Path) -> None:
+    """Makes everything written to the file system that holds path durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        # Python has no syncfs(2); fsync of the top after sync(2) is stronger.
+        os.sync()
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_directory(directory: Path, mode: int = 0o755) -> None:
+    """Creates the directory and its parents, durably; does nothing if it exists."""
+    missing: list[Path] = []
+    current = directory
+    while not current.is_dir():
+        missing.append(current)
+        current = current.parent
+    for path in reversed(missing):
+        path.mkdir(mode=mode, exist_ok=True)
+        sync_directory(path.parent)
+
+
+def stage_file(path: Path, chunks: Iterable[bytes], mode: int = 0o644) -> Path:
+    """Writes a durable temporary file beside path and returns its name.
+
+    Until `publish_file` renames it nothing has happened: a power cut leaves
+    a file that nobody reads and `remove_leftovers` deletes.
+    """
+    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    staged = Path(name)
+    try:
+        with os.fdopen(fd, "wb") as out:
+            for chunk in chunks:
+                out.write(chunk)
+            out.flush()
+            os.chmod(name, mode)
+            os.fsync(out.fileno())
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
+    return staged
+
+
+def publish_file(staged: Path, path: Path) -> None:
+    """Renames staged to path in one step and makes that durable.
+
+    Power cut before the directory's fsync: the old or the new file, whole.
+    After: the new one.
+    """
+    staged.rename(path)
+    sync_directory(path.parent)
+
+
+def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Replaces (or creates) a file: after a power cut the old or the new content, whole."""
+    publish_file(stage_file(path, [data], mode), path)
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Appends one line to a journal; a power cut may tear the last line, never an earlier one.
+
+    Readers must ignore a last line without its newline. A torn line found
+    here is closed first, so that the new line stands alone.
+    """
+    created = not path.exists()
+    with path.open("ab") as out:
+        size = out.tell()
+        if size:
+            with path.open("rb") as last:
+                last.seek(size - 1)
+                if last.read(1) != b"\n":
+                    out.write(b"\n")
+        out.write(line + b"\n")
+        out.flush()
+        os.fsync(out.fileno())
+    if created:
+        sync_directory(path.parent)
+
+
+def rename(source: Path, destination: Path) -> None:
+    """Renames within one directory, replacing the destination, durably."""
+    source.rename(destination)
+    sync_directory(destination.parent)
+
+
+def remove_file(path: Path) -> None:
+    """Removes a file durably; does nothing if it is absent."""
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return
+    sync_directory(path.parent)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Deletes the temporary files that an interrupted `stage_file` left."""
+    removed = False
+    for path in directory.glob(".*.tmp"):
+        if path.is_file():
+            path.unlink()
+            removed = True
+    if removed:
+        sync_directory(directory)

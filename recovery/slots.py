@@ -1,0 +1,60 @@
+"""The words of the boot loader: slots, tries, boot control."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+Slot = Literal["a", "b"]
+SLOTS: tuple[Slot, Slot] = ("a", "b")
+
+
+def other_slot(slot: Slot) -> Slot:
+    """The slot that is not this one."""
+    return "b" if slot == "a" else "a"
+
+
+@dataclass(frozen=True)
+class SlotState:
+    """What the boot loader knows of one slot.
+
+    bootable: the loader has an entry for the slot and may start it.
+    successful: the entry needs no tries any more (boot assessment passed).
+    tries_left: starts that remain before the loader gives the slot up;
+        None when successful or when the slot has no entry.
+    """
+
+    bootable: bool
+    successful: bool
+    tries_left: int | None
+
+
+class BootControl(Protocol):
+    """One boot loader's record of slots and tries (vocabulary of Android's boot_control).
+
+    Every change is durable when the method returns, and takes effect in one
+    step: a power cut leaves the state before or the state after.
+    Every method raises BootControlError when the record cannot be read or
+    written.
+    """
+
+    def current_slot(self) -> Slot:
+        """The slot that is running now."""
+
+    def active_slot(self) -> Slot | None:
+        """The slot the loader would start next, or None when none is left."""
+
+    def slot_state(self, slot: Slot) -> SlotState:
+        """What the loader knows of the slot."""
+
+    def set_active(self, slot: Slot, tries: int) -> None:
+        """Makes the loader start slot next, at most tries times, then the other one.
+
+        The commit point of every update.
+        """
+
+    def mark_successful(self, slot: Slot) -> None:
+        """Lets the loader start slot without counting. The commit point of every trial."""
+
+    def mark_unbootable(self, slot: Slot) -> None:
+        """Makes the loader never start slot again until the next set_active."""

@@ -1,0 +1,1 @@
+"""Runs on the device: checks for, verifies and installs updates into the inactive slot."""
