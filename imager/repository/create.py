@@ -1,0 +1,95 @@
+"""A new, empty repository."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from tuf.api.metadata import Key, Metadata, Role, Root, Snapshot, Targets, Timestamp
+
+from imager.repository import metadata
+from imager.repository.roles import (
+    OS_ROLE,
+    ROOT_THRESHOLD,
+    TOP_ROLES,
+    Periods,
+    SignerSource,
+    os_delegation,
+    public_keys,
+    required_signers,
+    utc_now,
+)
+from recovery import durable
+from recovery.errors import RefusedError
+
+
+def create(
+    directory: Path, keys: SignerSource, *, periods: Periods, now: datetime | None = None
+) -> bytes:
+    """Creates the repository and returns root version 1.
+
+    Root and the top-level targets get version 1; the role "os" exists and
+    offers nothing. Raises RefusedError when the directory holds a repository
+    or other files, TrustError when keys are missing.
+    """
+    time = utc_now() if now is None else now
+    if (directory / "metadata" / "timestamp.json").exists():
+        raise RefusedError(
+            f"cannot create a repository in {directory}: there is one",
+            resolution="use orbital repository publish, or name another directory",
+        )
+    if directory.exists() and any(
+        entry.name not in ("metadata", "targets", "chunks", ".lock", metadata.CONFIG)
+        for entry in directory.iterdir()
+    ):
+        raise RefusedError(
+            f"cannot create a repository in {directory}: it is not empty",
+            resolution="name an empty or new directory",
+        )
+    root = first_root(keys, periods=periods, now=time)
+    os_keys = public_keys(required_signers(keys, OS_ROLE))
+    targets = Metadata(
+        Targets(expires=periods.expires("targets", time), delegations=os_delegation(os_keys))
+    )
+    os_role = Metadata(Targets(expires=periods.expires("os", time)))
+    snapshot = Metadata(Snapshot(expires=periods.expires("snapshot", time)))
+    timestamp = Metadata(Timestamp(expires=periods.expires("timestamp", time)))
+    metadata.sign(targets, required_signers(keys, "targets"))
+    metadata.sign(os_role, required_signers(keys, OS_ROLE))
+    snapshot_signers = required_signers(keys, "snapshot")
+    timestamp_signers = required_signers(keys, "timestamp")
+
+    for name in ("metadata", "targets", "chunks"):
+        durable.make_directory(directory / name)
+    metadata.save_config(directory, periods)
+    metadata.save_numbered(directory, "root", root)
+    metadata.save_numbered(directory, "targets", targets)
+    metadata.save_numbered(directory, OS_ROLE, os_role)
+    metadata.commit(
+        directory,
+        metadata.MetadataSet(root, targets, os_role, snapshot, timestamp),
+        periods=periods,
+        now=time,
+        snapshot_signers=snapshot_signers,
+        timestamp_signers=timestamp_signers,
+        first=True,
+    )
+    return metadata.newest_root(directory)
+
+
+def first_root(keys: SignerSource, *, periods: Periods, now: datetime) -> Metadata[Root]:
+    """Root version 1: the public keys of every top-level role, signed by all root keys at hand."""
+    found: dict[str, Key] = {}
+    roles: dict[str, Role] = {}
+    for role in TOP_ROLES:
+        threshold = ROOT_THRESHOLD if role == "root" else 1
+        public = public_keys(required_signers(keys, role, threshold))
+        found |= public
+        roles[role] = Role(sorted(public), threshold)
+    root = Metadata(
+        Root(
+            expires=periods.expires("root", now), keys=found, roles=roles, consistent_snapshot=True
+        )
+    )
+    metadata.sign(root, required_signers(keys, "root", ROOT_THRESHOLD))
+    return root
