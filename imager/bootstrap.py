@@ -1,0 +1,116 @@
+"""Runs mmdebstrap: the one door through which Debian packages come in.
+
+Works as root and, through user namespaces, without. The result is always one
+tar file, so nothing has to be mounted, chowned or cleaned up by us.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from imager.mirror import RELEASE, Mirror
+from recovery.errors import FetchError, SpaceError, ToolError
+from recovery.process import run
+
+LOCK_MEMBER = "packages.lock"
+# Never wanted on a device or in a build: documentation and translations.
+EXCLUDED = (
+    "/usr/share/doc/*",
+    "/usr/share/info/*",
+    "/usr/share/locale/*",
+    "/usr/share/man/*",
+    "/usr/share/lintian/*",
+    "/usr/share/bug/*",
+)
+# Runs in the new tree's namespace while apt's downloads are still there:
+# name, version, architecture, source package and SHA-256 of every archive.
+_RECORD = (
+    'for deb in "$1"/var/cache/apt/archives/*.deb; do [ -e "$deb" ] || continue; '
+    "printf '%s\\t%s\\n' \"$(dpkg-deb --show --showformat="
+    '\'${Package}\\t${Version}\\t${Architecture}\\t${source:Package}\' "$deb")" '
+    '"$(sha256sum < "$deb" | cut -d" " -f1)"; done >> "$1"/' + LOCK_MEMBER
+)
+_UNREACHABLE = (
+    "Could not resolve",
+    "Could not connect",
+    "Failed to fetch",
+    "Connection failed",
+    "Connection timed out",
+    "Temporary failure resolving",
+    "does not have a Release file",
+)
+
+Variant = Literal["custom", "extract"]
+
+
+def bootstrap(
+    packages: Sequence[str],
+    output: Path,
+    *,
+    mirror: Mirror,
+    variant: Variant,
+    epoch: int,
+    architecture: str = "amd64",
+    release: str = RELEASE,
+) -> None:
+    """Installs (custom) or only unpacks (extract) packages with their dependencies into a tar.
+
+    The tar also holds `packages.lock` at its top: what came in, with hashes.
+    epoch: SOURCE_DATE_EPOCH, seconds; no file is newer.
+
+    Raises FetchError when the mirror cannot be reached, SpaceError when the
+    disk is full, ToolError when mmdebstrap is missing or fails.
+    """
+    if shutil.which("mmdebstrap") is None:
+        raise ToolError(
+            "cannot fetch Debian packages: mmdebstrap is missing",
+            resolution="install it: apt-get install mmdebstrap",
+        )
+    command = [
+        "mmdebstrap",
+        f"--variant={variant}",
+        f"--mode={'root' if os.geteuid() == 0 else 'unshare'}",
+        "--format=tar",
+        f"--architectures={architecture}",
+        '--aptopt=Apt::Install-Recommends "false"',
+        '--aptopt=Acquire::Languages "none"',
+        *(f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED),
+        f"--extract-hook={_RECORD}",
+        f"--include={','.join(packages)}",
+        release,
+        str(output),
+        *mirror.sources(release),
+    ]
+    try:
+        run(command, env={"SOURCE_DATE_EPOCH": str(epoch), "LC_ALL": "C.UTF-8"})
+    except ToolError as error:
+        raise _explain(error, mirror, packages) from error
+
+
+def _explain(error: ToolError, mirror: Mirror, packages: Sequence[str]) -> Exception:
+    """The error a user can act on, from what mmdebstrap and apt printed."""
+    text = error.details
+    if "No space left on device" in text:
+        return SpaceError(
+            "cannot unpack Debian packages: the disk is full",
+            details=text,
+            resolution="free space in the cache directory and in TMPDIR, then run it again",
+        )
+    if any(sign in text for sign in _UNREACHABLE):
+        return FetchError(
+            f"cannot fetch Debian packages from {mirror.main}",
+            details=text,
+            resolution="check the network, or name another mirror: "
+            'ORBITAL_MIRROR="URL SECURITY_URL"',
+        )
+    if "Unable to locate package" in text or "has no installation candidate" in text:
+        return ToolError(
+            f"cannot find every Debian package of: {' '.join(packages)}",
+            details=text,
+            resolution=f"check the package names against Debian {RELEASE}",
+        )
+    return error

@@ -1,0 +1,258 @@
+"""Build stages cached by the content of their inputs.
+
+The directory it manages (``$ORBITAL_CACHE`` or ``~/.cache/orbital``)::
+
+    stages/NAME/KEY-N/          result of a stage, never changed once it is there
+    stages/NAME/KEY.turn        N in use (0 when absent); a refresh adds one
+    stages/NAME/KEY-N.partial   being built, or left by a kill; nobody reads it
+    stages/NAME/KEY-N.content   digest of the result, computed when first asked
+    stages/NAME/KEY.lock        flock: held while building, shared while in use
+
+KEY is the SHA-256 of the stage's inputs, contents of files included. A result
+appears by one rename, so a power cut leaves a whole result or none.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from recovery.errors import SpaceError, ToolError
+from recovery.reporter import Reporter, SilentReporter
+
+# Results kept of every stage; older ones go when nobody uses them.
+KEEP = 6
+
+Input = str | int | bool | bytes | Path | None | list["Input"] | dict[str, "Input"]
+
+
+def default_directory() -> Path:
+    """$ORBITAL_CACHE, or orbital below the user's cache directory."""
+    chosen = os.environ.get("ORBITAL_CACHE")
+    if chosen:
+        return Path(chosen)
+    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    return Path(home) / "orbital"
+
+
+class Cache:
+    """Results of stages in one directory, shared safely by concurrent builds."""
+
+    def __init__(self, directory: Path, reporter: Reporter | None = None) -> None:
+        self.directory = directory.absolute()
+        self._stages = self.directory / "stages"
+        self._reporter: Reporter = reporter or SilentReporter()
+        self._in_use: dict[Path, int] = {}
+
+    def stage(
+        self,
+        name: str,
+        inputs: Mapping[str, Input],
+        build: Callable[[Path], None],
+        *,
+        refresh: bool = False,
+    ) -> Path:
+        """The directory that build fills from inputs, built only if it is not there yet.
+
+        inputs must name everything the result depends on; a Path stands for
+        the content of its file or tree. refresh builds again although the
+        inputs are the same (the Debian mirror moved), and later calls use the
+        new result.
+
+        Raises SpaceError when the disk is full, and whatever build raises;
+        then nothing is left behind.
+        """
+        key = _digest_inputs(self, name, inputs)
+        area = self._stages / name
+        _make_directory(area)
+        lock = self._open_lock(area / f"{key}.lock")
+        result = self._result(area, key)
+        if result.is_dir() and not refresh:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            if result.is_dir():
+                self._use(result, lock)
+                self._reporter.message(f"{name}: cached")
+                return result
+        # Exclusive: two builds of the same thing wait for one another.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        turn = _read_turn(area / f"{key}.turn") + (1 if refresh else 0)
+        result = area / f"{key}-{turn}"
+        try:
+            if not result.is_dir():
+                started = time.monotonic()
+                self._reporter.stage(name)
+                _build_into(result, name, build)
+                self._reporter.message(f"{name}: {time.monotonic() - started:.1f} s")
+            if refresh:
+                (area / f"{key}.turn").write_text(str(turn))
+        except BaseException:
+            os.close(lock)
+            raise
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        self._use(result, lock)
+        self._prune(area)
+        return result
+
+    def content(self, path: Path) -> str:
+        """SHA-256 of the file's or the tree's content; remembered for results of stages."""
+        absolute = path.absolute()
+        if not absolute.is_relative_to(self._stages):
+            return digest_path(absolute)
+        parts = absolute.relative_to(self._stages).parts
+        note = self._stages / parts[0] / "@".join((f"{parts[1]}.content", *parts[2:]))
+        try:
+            return note.read_text()
+        except FileNotFoundError:
+            digest = digest_path(absolute)
+            temporary = note.with_name(f"{note.name}.{os.getpid()}")
+            temporary.write_text(digest)
+            temporary.rename(note)
+            return digest
+
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """Of each stage: number of results and their bytes on disk."""
+        found: dict[str, tuple[int, int]] = {}
+        for area in sorted(self._stages.glob("*")):
+            results = [path for path in area.iterdir() if path.is_dir()]
+            found[area.name] = (len(results), sum(map(_tree_size, results)))
+        return found
+
+    def clean(self) -> int:
+        """Removes every result that no build is using; returns how many."""
+        return sum(self._prune(area, keep=0) for area in sorted(self._stages.glob("*")))
+
+    def _result(self, area: Path, key: str) -> Path:
+        return area / f"{key}-{_read_turn(area / f'{key}.turn')}"
+
+    def _open_lock(self, path: Path) -> int:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def _use(self, result: Path, lock: int) -> None:
+        """Keeps the shared lock until this process ends, so that nobody prunes the result."""
+        os.utime(result)
+        if result in self._in_use:
+            os.close(lock)
+        else:
+            self._in_use[result] = lock
+
+    def _prune(self, area: Path, keep: int = KEEP) -> int:
+        results = [path for path in area.iterdir() if path.is_dir()]
+        results.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+        removed = 0
+        for result in results[keep:]:
+            key = result.name.partition("-")[0]
+            lock = self._open_lock(area / f"{key}.lock")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            else:
+                # Out of sight first: a kill here leaves a .partial, which nobody reads.
+                doomed = result.with_name(f"{result.name}.partial")
+                shutil.rmtree(doomed, ignore_errors=True)
+                if not result.name.endswith(".partial"):
+                    result.rename(doomed)
+                shutil.rmtree(doomed, ignore_errors=True)
+                for note in area.glob(f"{result.name}.content*"):
+                    note.unlink()
+                removed += 1
+            finally:
+                os.close(lock)
+        return removed
+
+
+def _build_into(result: Path, name: str, build: Callable[[Path], None]) -> None:
+    partial = result.with_name(f"{result.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        build(partial)
+        partial.rename(result)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise space_error(error, f"build {name}", partial) or error from error
+
+
+def space_error(error: BaseException, purpose: str, where: Path) -> SpaceError | None:
+    """A SpaceError if error means that the disk is full, otherwise None."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, ToolError) and "No space left on device" in error.details:
+        full = True
+    if not full:
+        return None
+    return SpaceError(
+        f"cannot {purpose}: the disk is full",
+        details=f"{where}: {error}",
+        resolution="free space, for example with `orbital image cache --clean`, and run it again",
+    )
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ToolError(
+            f"cannot use the cache directory {path}",
+            details=str(error),
+            resolution="set ORBITAL_CACHE to a directory you can write to",
+        ) from error
+
+
+def _read_turn(path: Path) -> int:
+    try:
+        return int(path.read_text())
+    except FileNotFoundError:
+        return 0
+
+
+def _tree_size(directory: Path) -> int:
+    return sum(path.lstat().st_blocks * 512 for path in directory.rglob("*"))
+
+
+def _digest_inputs(cache: Cache, name: str, inputs: Mapping[str, Input]) -> str:
+    def canonical(value: Input) -> object:
+        if isinstance(value, Path):
+            return ["content", cache.content(value)]
+        if isinstance(value, bytes):
+            return ["bytes", hashlib.sha256(value).hexdigest()]
+        if isinstance(value, list):
+            return ["list", [canonical(item) for item in value]]
+        if isinstance(value, dict):
+            return ["map", {key: canonical(item) for key, item in value.items()}]
+        return value
+
+    document = [name, {key: canonical(value) for key, value in inputs.items()}]
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def digest_path(path: Path) -> str:
+    """SHA-256 of a file's content, or of a tree: names, kinds, modes, contents and targets.
+
+    Raises ToolError when path does not exist.
+    """
+    if path.is_file():
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    if not path.is_dir():
+        raise ToolError(f"cannot read {path}: it does not exist")
+    whole = hashlib.sha256()
+    for entry in sorted(path.rglob("*")):
+        if "__pycache__" in entry.parts:
+            continue
+        relative = entry.relative_to(path).as_posix()
+        if entry.is_symlink():
+            line = f"link {relative} {entry.readlink()}"
+        elif entry.is_dir():
+            line = f"directory {relative}"
+        else:
+            line = f"file {relative} {entry.stat().st_mode & 0o111:o} {digest_path(entry)}"
+        whole.update(line.encode("utf-8", "surrogateescape") + b"\0")
+    return whole.hexdigest()
