@@ -1,0 +1,81 @@
+"""orbital keys: make and inspect the keys of a product."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from imager.keys import DELEGATIONS, KeyInfo, inspect_keys, make_development_keys
+from orbital.output import Output
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the commands of the group."""
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    make = commands.add_parser(
+        "make",
+        help="make a set of development keys",
+        description="Makes Secure Boot, TUF and package publisher keys, unencrypted, in a new "
+        "directory. For development: keys of a fleet belong behind PKCS#11 or a signing service.",
+    )
+    make.add_argument("directory", type=Path, metavar="DIR", help="new or empty directory")
+    make.add_argument(
+        "--delegation",
+        action="append",
+        metavar="ROLE",
+        help=f"TUF role to make a delegation key for; may repeat (default: {DELEGATIONS[0]})",
+    )
+    make.set_defaults(handler=_make)
+    show = commands.add_parser(
+        "show",
+        help="show key ids, roles, fingerprints and expiry",
+        description="Shows what is public about the keys of a directory; reads no private key.",
+    )
+    show.add_argument(
+        "directory", type=Path, metavar="DIR", help="directory of 'orbital keys make'"
+    )
+    show.set_defaults(handler=_show)
+
+
+def _make(args: argparse.Namespace, output: Output) -> int:
+    make_development_keys(args.directory, args.delegation or DELEGATIONS)
+    keys = inspect_keys(args.directory)
+    output.result(_document(args.directory, keys), f"{len(keys)} keys made in {args.directory}")
+    return 0
+
+
+def _show(args: argparse.Namespace, output: Output) -> int:
+    keys = inspect_keys(args.directory)
+    output.result(_document(args.directory, keys), "\n".join(_table(keys)))
+    return 0
+
+
+def _document(directory: Path, keys: tuple[KeyInfo, ...]) -> dict[str, object]:
+    return {
+        "directory": str(directory),
+        "keys": [
+            {
+                "purpose": key.purpose,
+                "name": key.name,
+                "role": key.role,
+                "algorithm": key.algorithm,
+                "key_id": key.key_id,
+                "fingerprint": key.fingerprint,
+                "expires": key.expires.isoformat() if key.expires else None,
+                "private_key": key.location,
+            }
+            for key in keys
+        ],
+    }
+
+
+def _table(keys: tuple[KeyInfo, ...]) -> list[str]:
+    lines = [f"{'KEY':24}{'ROLE':11}{'ALGORITHM':11}{'PRIVATE':10}{'EXPIRES':12}KEY ID"]
+    for key in keys:
+        expires = f"{key.expires:%Y-%m-%d}" if key.expires else "-"
+        lines.append(
+            f"{f'{key.purpose}/{key.name}':24}{key.role:11}{key.algorithm:11}"
+            f"{key.location:10}{expires:12}{key.key_id}"
+        )
+        lines.append(f"{'':24}sha256 {key.fingerprint}")
+    return lines
