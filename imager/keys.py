@@ -133,7 +133,7 @@ def load_public_key(path: Path) -> SSlibKey:
     """One TUF public key (PEM). Raises ManifestError when the file is missing or not one."""
     try:
         public = serialization.load_pem_public_key(path.read_bytes())
-        return SSlibKey.from_crypto(public)  # type: ignore[arg-type]
+        return SSlibKey.from_crypto(public)
     except (OSError, ValueError) as error:
         raise ManifestError(
             f"cannot read the public key {path}: {error}",
