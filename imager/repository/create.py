@@ -5,18 +5,18 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from tuf.api.metadata import Key, Metadata, Role, Root, Snapshot, Targets, Timestamp
+from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
 from imager.repository import metadata
 from imager.repository.roles import (
     OS_ROLE,
     ROOT_THRESHOLD,
-    TOP_ROLES,
+    Keyring,
     Periods,
-    SignerSource,
     os_delegation,
-    public_keys,
+    required_keys,
     required_signers,
+    top_roles,
     utc_now,
 )
 from recovery import durable
@@ -24,7 +24,7 @@ from recovery.errors import RefusedError
 
 
 def create(
-    directory: Path, keys: SignerSource, *, periods: Periods, now: datetime | None = None
+    directory: Path, keys: Keyring, *, periods: Periods, now: datetime | None = None
 ) -> bytes:
     """Creates the repository and returns root version 1.
 
@@ -47,7 +47,7 @@ def create(
             resolution="name an empty or new directory",
         )
     root = first_root(keys, periods=periods, now=time)
-    os_keys = public_keys(required_signers(keys, OS_ROLE))
+    os_keys = required_keys(keys, OS_ROLE)
     targets = Metadata(
         Targets(expires=periods.expires("targets", time), delegations=os_delegation(os_keys))
     )
@@ -77,15 +77,9 @@ def create(
     return metadata.newest_root(directory)
 
 
-def first_root(keys: SignerSource, *, periods: Periods, now: datetime) -> Metadata[Root]:
+def first_root(keys: Keyring, *, periods: Periods, now: datetime) -> Metadata[Root]:
     """Root version 1: the public keys of every top-level role, signed by all root keys at hand."""
-    found: dict[str, Key] = {}
-    roles: dict[str, Role] = {}
-    for role in TOP_ROLES:
-        threshold = ROOT_THRESHOLD if role == "root" else 1
-        public = public_keys(required_signers(keys, role, threshold))
-        found |= public
-        roles[role] = Role(sorted(public), threshold)
+    roles, found = top_roles(keys)
     root = Metadata(
         Root(
             expires=periods.expires("root", now), keys=found, roles=roles, consistent_snapshot=True

@@ -13,9 +13,9 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import TargetFile
 
 from imager.repository import metadata
-from imager.repository.roles import OS_ROLE, SignerSource, required_signers, utc_now
-from manifests import versions
+from imager.repository.roles import OS_ROLE, Keyring, required_signers, utc_now
 from manifests.index import FORMAT, OsIndex, Release, Releases, Segment
+from manifests.versions import version_key
 from recovery import durable
 from recovery.errors import ManifestError, RefusedError, SpaceError, TrustError
 from recovery.reporter import Reporter
@@ -60,7 +60,7 @@ class Published:
 def publish(
     directory: Path,
     builds: Sequence[Path],
-    keys: SignerSource,
+    keys: Keyring,
     *,
     reporter: Reporter,
     summary: str = "",
@@ -217,7 +217,7 @@ def _add_release(
         summary=summary or before.summary,
         downgrade_from=tuple(sorted({*before.downgrade_from, *downgrade_from})),
     )
-    ordered = tuple(sorted(known.values(), key=lambda release: versions.key(release.version)))
+    ordered = tuple(sorted(known.values(), key=lambda release: version_key(release.version)))
     releases = Releases(FORMAT, index.system, index.board, ordered)
     document = msgspec.json.format(msgspec.json.encode(releases), indent=1) + b"\n"
     _add_target(directory, targets, f"{base}/{index.version}/index.json", build.index_bytes)

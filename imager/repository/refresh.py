@@ -10,18 +10,17 @@ from pathlib import Path
 
 from securesystemslib.signer import Signer
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Metadata, Role, Root, Targets
+from tuf.api.metadata import Metadata, Root, Targets
 
 from imager.repository import metadata
 from imager.repository.roles import (
     OS_ROLE,
-    ROOT_THRESHOLD,
-    TOP_ROLES,
+    Keyring,
     Periods,
-    SignerSource,
     os_delegation,
-    public_keys,
+    required_keys,
     required_signers,
+    top_roles,
     utc_now,
 )
 from recovery.errors import TrustError
@@ -40,10 +39,10 @@ class Refreshed:
 
 def refresh(
     directory: Path,
-    keys: SignerSource,
+    keys: Keyring,
     *,
     rotate: bool = False,
-    old_keys: SignerSource | None = None,
+    old_keys: Keyring | None = None,
     now: datetime | None = None,
 ) -> Refreshed:
     """Signs snapshot and timestamp anew, and what expires within half its period.
@@ -93,7 +92,7 @@ class _Refresh:
     """Decides role by role whether to sign it anew, and does so in memory."""
 
     def __init__(
-        self, current: metadata.MetadataSet, keys: SignerSource, periods: Periods, now: datetime
+        self, current: metadata.MetadataSet, keys: Keyring, periods: Periods, now: datetime
     ) -> None:
         self.current = current
         self.keys = keys
@@ -102,25 +101,22 @@ class _Refresh:
         self.signed: dict[str, int] = {}
         self.warnings: list[str] = []
 
-    def root(self, rotate: bool, old_keys: SignerSource) -> Metadata[Root] | None:
+    def root(self, rotate: bool, old_keys: Keyring) -> Metadata[Root] | None:
         """The next root, or None when the current one stays."""
         current = self.current.root
-        wanted = self._wanted_roles() if rotate else current.signed.roles
-        if wanted == current.signed.roles and not self._due("root", current.signed.expires):
+        roles, public = top_roles(self.keys) if rotate else (current.signed.roles, None)
+        if roles == current.signed.roles and not self._due("root", current.signed.expires):
             return None
-        old_signers = old_keys("root")
-        new_signers = self.keys("root")
+        old_signers = old_keys.signers("root")
+        new_signers = self.keys.signers("root")
         if not rotate and len(old_signers) < current.signed.roles["root"].threshold:
             self._warn("root", current.signed.expires)
             return None
         root = Metadata(copy.deepcopy(current.signed))
         root.signed.version += 1
         root.signed.expires = self.periods.expires("root", self.now)
-        if rotate:
-            root.signed.roles = wanted
-            root.signed.keys = {}
-            for role in TOP_ROLES:
-                root.signed.keys |= public_keys(self.keys(role))
+        if public is not None:
+            root.signed.roles, root.signed.keys = roles, public
         metadata.sign(root, _unique([*old_signers, *new_signers]))
         try:
             current.verify_delegate("root", root)
@@ -138,7 +134,7 @@ class _Refresh:
         """Raises TrustError when devices would not accept what keys sign."""
         for role in ("snapshot", "timestamp"):
             known = set(self.current.root.signed.roles[role].keyids)
-            if not known & set(public_keys(required_signers(self.keys, role))):
+            if not known & set(self.keys.public_keys(role)):
                 raise TrustError(
                     f"cannot refresh: the key of {role} is not the one that root names",
                     resolution="use the repository's own keys, or rotate with --rotate",
@@ -149,7 +145,7 @@ class _Refresh:
         signed = self.current.targets.signed
         delegations = signed.delegations
         if rotate and delegations is not None:
-            wanted = os_delegation(public_keys(required_signers(self.keys, OS_ROLE)))
+            wanted = os_delegation(required_keys(self.keys, OS_ROLE))
             assert delegations.roles is not None and wanted.roles is not None
             if delegations.roles[OS_ROLE].keyids != wanted.roles[OS_ROLE].keyids:
                 delegations.roles |= wanted.roles
@@ -173,7 +169,7 @@ class _Refresh:
             self._sign_targets(OS_ROLE, self.current.os)
 
     def _sign_targets(self, role: str, item: Metadata[Targets]) -> None:
-        signers = self.keys(role)
+        signers = self.keys.signers(role)
         if not signers:
             self._warn(role, item.signed.expires)
             return
@@ -181,15 +177,6 @@ class _Refresh:
         item.signed.expires = self.periods.expires(role, self.now)
         metadata.sign(item, signers)
         self.signed[role] = item.signed.version
-
-    def _wanted_roles(self) -> dict[str, Role]:
-        roles = {}
-        for role in TOP_ROLES:
-            threshold = ROOT_THRESHOLD if role == "root" else 1
-            roles[role] = Role(
-                sorted(public_keys(required_signers(self.keys, role, threshold))), threshold
-            )
-        return roles
 
     def _due(self, role: str, expires: datetime) -> bool:
         half = (self.periods.expires(role, self.now) - self.now) / 2

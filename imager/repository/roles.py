@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
 from securesystemslib.signer import Signer
-from tuf.api.metadata import DelegatedRole, Delegations, Key
+from tuf.api.metadata import DelegatedRole, Delegations, Key, Role
 
 from recovery.errors import TrustError
 
@@ -24,8 +25,15 @@ Feature packages get roles of their own beside it: `packages-PUBLISHER` for
 
 ROOT_THRESHOLD = 2
 
-SignerSource = Callable[[str], Sequence[Signer]]
-"""All signers at hand for a role; empty when its keys are kept elsewhere."""
+
+class Keyring(Protocol):
+    """The keys of a publisher. Implemented by a key directory; tests keep theirs in memory."""
+
+    def public_keys(self, role: str) -> dict[str, Key]:
+        """All keys that may sign for role, by key id; empty when it is not known here."""
+
+    def signers(self, role: str) -> Sequence[Signer]:
+        """The private keys of role that can be reached; empty when they are kept elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +64,9 @@ def utc_now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
-def required_signers(keys: SignerSource, role: str, threshold: int = 1) -> Sequence[Signer]:
-    """The signers of role. Raises TrustError when there are fewer than threshold."""
-    signers = keys(role)
+def required_signers(keys: Keyring, role: str, threshold: int = 1) -> Sequence[Signer]:
+    """The signers of role. Raises TrustError when fewer than threshold can be reached."""
+    signers = keys.signers(role)
     if len(signers) < threshold:
         raise TrustError(
             f"cannot sign {role}.json: {len(signers)} of {threshold} needed keys are at hand",
@@ -67,9 +75,27 @@ def required_signers(keys: SignerSource, role: str, threshold: int = 1) -> Seque
     return signers
 
 
-def public_keys(signers: Sequence[Signer]) -> dict[str, Key]:
-    """The public keys of the signers, by key id."""
-    return {signer.public_key.keyid: signer.public_key for signer in signers}
+def required_keys(keys: Keyring, role: str, threshold: int = 1) -> dict[str, Key]:
+    """The public keys of role. Raises TrustError when there are fewer than threshold."""
+    public = keys.public_keys(role)
+    if len(public) < threshold:
+        raise TrustError(
+            f"cannot name the keys of role {role}: {len(public)} of {threshold} needed are known",
+            resolution=f"name a key directory with --keys that has the public keys of role {role}",
+        )
+    return public
+
+
+def top_roles(keys: Keyring) -> tuple[dict[str, Role], dict[str, Key]]:
+    """The top-level roles as keys has them, and all their public keys."""
+    roles: dict[str, Role] = {}
+    found: dict[str, Key] = {}
+    for role in TOP_ROLES:
+        threshold = ROOT_THRESHOLD if role == "root" else 1
+        public = required_keys(keys, role, threshold)
+        found |= public
+        roles[role] = Role(sorted(public), threshold)
+    return roles, found
 
 
 def os_delegation(keys: dict[str, Key]) -> Delegations:

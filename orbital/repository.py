@@ -1,0 +1,179 @@
+"""orbital repository: publish images for devices to fetch (on the host)."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from imager.repository import listing
+from imager.repository.create import create
+from imager.repository.keyring import KeyDirectory
+from imager.repository.publish import publish
+from imager.repository.refresh import refresh
+from imager.repository.roles import Periods
+from orbital.output import Output, amount
+
+_ABOUT = """\
+A repository is a directory of static files; any web server serves it, and a
+copy of it on a stick works the same. Devices trust its signatures (TUF), not
+the server. Keep it alive: run 'orbital repository refresh' from a daily timer.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the commands of the group."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _ABOUT
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    init = commands.add_parser(
+        "init",
+        help="create an empty repository",
+        description="Creates an empty repository: root (threshold 2), targets, snapshot, "
+        "timestamp and the delegated role os.",
+    )
+    _directory_and_keys(init)
+    defaults = Periods()
+    for field in fields(Periods):
+        init.add_argument(
+            f"--{field.name}-days",
+            type=_days,
+            default=getattr(defaults, field.name),
+            metavar="N",
+            help=f"days until {field.name} metadata expires (default %(default)s)",
+        )
+    init.set_defaults(handler=_init)
+
+    add = commands.add_parser(
+        "publish",
+        help="offer built images to devices",
+        description="Publishes build directories (of 'orbital image build') in one step: "
+        "devices see all of them or none.",
+    )
+    _directory_and_keys(add)
+    add.add_argument("build", type=Path, nargs="+", metavar="BUILD", help="a build directory")
+    add.add_argument("--summary", default="", help="one line about the release, for people")
+    add.add_argument(
+        "--allow-downgrade-from",
+        action="append",
+        default=[],
+        metavar="VERSION",
+        help="signed permission for devices on VERSION to go down to the published one; "
+        "can be repeated",
+    )
+    add.set_defaults(handler=_publish)
+
+    show = commands.add_parser(
+        "list",
+        help="show what is on offer and when metadata expires",
+        description="Lists the published versions, and each role's version and expiry.",
+    )
+    show.add_argument("directory", type=Path, metavar="DIR", help="the repository")
+    show.set_defaults(handler=_list)
+
+    renew = commands.add_parser(
+        "refresh",
+        help="renew expiry dates, or rotate keys",
+        description="Signs timestamp and snapshot anew, and everything else that expires within "
+        "half its period and whose keys are at hand.",
+    )
+    _directory_and_keys(renew)
+    renew.add_argument(
+        "--rotate",
+        action="store_true",
+        help="replace the keys of every role by those in KEYS; devices follow by themselves",
+    )
+    renew.add_argument(
+        "--old-keys",
+        type=Path,
+        metavar="DIR",
+        help="with --rotate: the key directory with the old root keys, when KEYS has new ones",
+    )
+    renew.set_defaults(handler=_refresh)
+
+
+def _directory_and_keys(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", type=Path, metavar="DIR", help="the repository")
+    parser.add_argument(
+        "--keys", type=Path, required=True, metavar="KEYS", help="the key directory"
+    )
+
+
+def _days(text: str) -> int:
+    days = int(text)
+    if not 1 <= days <= 36500:
+        raise argparse.ArgumentTypeError("not between 1 and 36500 days")
+    return days
+
+
+def _init(args: argparse.Namespace, output: Output) -> int:
+    periods = Periods(
+        **{field.name: getattr(args, f"{field.name}_days") for field in fields(Periods)}
+    )
+    create(args.directory, KeyDirectory(args.keys), periods=periods)
+    root = args.directory / "metadata" / "1.root.json"
+    output.result(
+        {"repository": str(args.directory), "root": str(root), "days": asdict(periods)},
+        f"created {args.directory}; images trust {root}",
+    )
+    return 0
+
+
+def _publish(args: argparse.Namespace, output: Output) -> int:
+    done = publish(
+        args.directory,
+        args.build,
+        KeyDirectory(args.keys),
+        reporter=output.reporter,
+        summary=args.summary,
+        downgrade_from=args.allow_downgrade_from,
+    )
+    lines = [
+        f"published {item.system} {item.version} for {item.board}: "
+        f"{item.new_chunks} new chunks, {amount(item.new_bytes)}"
+        for item in done
+    ]
+    output.result({"published": [asdict(item) for item in done]}, "\n".join(lines))
+    return 0
+
+
+def _list(args: argparse.Namespace, output: Output) -> int:
+    offers = listing.offers(args.directory)
+    roles = listing.roles(args.directory)
+    lines = [
+        f"{offer.system} {offer.version} for {offer.board}: {amount(offer.fetch_bytes)} to fetch"
+        + (
+            f", downgrade allowed from {', '.join(offer.downgrade_from)}"
+            * bool(offer.downgrade_from)
+        )
+        + (f": {offer.summary}" if offer.summary else "")
+        for offer in offers
+    ] or ["nothing is published"]
+    lines += [
+        f"{role.role} version {role.version}, expires {role.expires:%Y-%m-%d %H:%M} UTC"
+        for role in roles
+    ]
+    data = {
+        "offers": [asdict(offer) for offer in offers],
+        "roles": [
+            {**asdict(role), "expires": role.expires.strftime("%Y-%m-%dT%H:%M:%SZ")}
+            for role in roles
+        ],
+    }
+    output.result(data, "\n".join(lines))
+    return 0
+
+
+def _refresh(args: argparse.Namespace, output: Output) -> int:
+    done = refresh(
+        args.directory,
+        KeyDirectory(args.keys),
+        rotate=args.rotate,
+        old_keys=KeyDirectory(args.old_keys) if args.old_keys else None,
+    )
+    for warning in done.warnings:
+        output.reporter.message(f"warning: {warning}")
+    signed = ", ".join(f"{role} {version}" for role, version in done.signed.items())
+    output.result({"signed": done.signed, "warnings": list(done.warnings)}, f"signed {signed}")
+    return 0

@@ -1,0 +1,282 @@
+"""A repository on a web server: any server of static files, no range support needed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import urllib3
+from urllib3 import connection, connectionpool
+from urllib3.exceptions import (
+    HTTPError,
+    LocationParseError,
+    MaxRetryError,
+    NameResolutionError,
+    NewConnectionError,
+    SSLError,
+)
+from urllib3.util import Retry, Timeout, make_headers, parse_url
+
+from recovery.errors import FetchError
+from updater.source import BLOCK, NotFoundError, too_long
+
+_RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+_HEADER_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server may cost us, in seconds unless said otherwise.
+
+    connect, silence: longest wait for a connection and for the next byte.
+    min_rate, rate_window: bytes a second that must arrive, measured over the
+        window: below it the connection counts as lost (slow loris).
+    first_contact: how long to try until the server answers for the first time.
+    patience: how long to try again after a loss without receiving anything new.
+    longest_pause: the cap of the doubling pause between attempts.
+    """
+
+    connect: float = 10.0
+    silence: float = 15.0
+    min_rate: int = 512
+    rate_window: float = 20.0
+    first_contact: float = 20.0
+    patience: float = 180.0
+    longest_pause: float = 15.0
+
+
+class _Lost(Exception):
+    """The connection is lost or hopeless; another attempt may work."""
+
+
+class HttpSource:
+    """A repository behind http: or https:.
+
+    Keeps connections alive, one for each thread that reads. A file that was
+    interrupted is asked for again, and what was already handed on is compared
+    and skipped, so a reader never notices.
+    """
+
+    def __init__(self, url: str, limits: Limits | None = None) -> None:
+        """Raises FetchError when the URL cannot be used."""
+        try:
+            parsed = parse_url(url)
+        except LocationParseError as error:
+            raise _bad_url(url) from error
+        if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query:
+            raise _bad_url(url)
+        # Credentials go into a header and never into a name or a log.
+        self._base = parsed._replace(auth=None).url.rstrip("/")
+        self._limits = limits or Limits()
+        headers = make_headers(basic_auth=parsed.auth, user_agent="orbital")
+        headers["accept-encoding"] = "identity"
+        self._pool = urllib3.PoolManager(
+            headers=headers,
+            maxsize=4,
+            timeout=Timeout(connect=self._limits.connect, read=self._limits.silence),
+            # Our own loop retries: it must also cover losses in mid-file.
+            retries=Retry(total=None, connect=0, read=0, status=0, other=0, redirect=3),
+        )
+        self._pool.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
+        self._answered = False
+        self._closed = threading.Event()
+
+    @property
+    def name(self) -> str:
+        """The URL, without credentials."""
+        return self._base
+
+    def open(self, path: str, max_size: int) -> Iterator[bytes]:
+        """The bytes of a file; see Source."""
+        passed = 0
+        digest = hashlib.sha256()
+        heard = time.monotonic()
+        pause = 0.5
+        while True:
+            try:
+                for block in self._attempt(path, max_size, passed, digest.copy()):
+                    passed += len(block)
+                    digest.update(block)
+                    yield block
+                    heard, pause = time.monotonic(), 0.5
+            except _Lost as error:
+                patience = self._limits.patience if self._answered else self._limits.first_contact
+                if time.monotonic() + pause > heard + patience:
+                    raise FetchError(
+                        f"cannot fetch {path} from {self.name}: {error}",
+                        details=f"tried for {patience:.0f} s without receiving anything new",
+                        resolution="check the network and the server, then run the command "
+                        "again: it continues where it stopped",
+                    ) from error.__cause__
+                if self._closed.wait(pause):
+                    raise FetchError(f"cannot fetch {path}: stopped") from error
+                pause = min(pause * 2, self._limits.longest_pause)
+                continue
+            return
+
+    def close(self) -> None:
+        """Closes the connections and ends pauses."""
+        self._closed.set()
+        self._pool.clear()
+
+    def _attempt(
+        self, path: str, max_size: int, passed: int, seen: hashlib._Hash
+    ) -> Iterator[bytes]:
+        """One request. The first `passed` bytes are compared with `seen` and not yielded.
+
+        Raises _Lost when another attempt may work.
+        """
+        response = self._request(path)
+        complete = False
+        try:
+            if response.length_remaining is not None and response.length_remaining > max_size:
+                raise too_long(self.name, path, max_size)
+            again = hashlib.sha256()
+            size = 0
+            for data in self._body(response):
+                size += len(data)
+                if size > max_size:
+                    raise too_long(self.name, path, max_size)
+                skip = max(0, len(data) - max(0, size - passed))
+                again.update(data[:skip])
+                if skip and size >= passed and again.digest() != seen.digest():
+                    raise FetchError(
+                        f"cannot fetch {path} from {self.name}: it changed while it was read",
+                        resolution="run the command again",
+                    )
+                if skip < len(data):
+                    yield data[skip:]
+            if size < passed:
+                raise _Lost("the answer was shorter than before")
+            complete = True
+        finally:
+            # Only a connection whose answer was read to its end is used again.
+            if complete:
+                response.release_conn()
+            else:
+                response.close()
+
+    def _request(self, path: str) -> urllib3.BaseHTTPResponse:
+        try:
+            response = self._pool.request(
+                "GET", f"{self._base}/{path}", preload_content=False, decode_content=False
+            )
+        except (HTTPError, OSError) as error:
+            raise _lost(error) from error
+        self._answered = True
+        if response.status == 200:
+            return response
+        response.close()
+        if response.status in (403, 404, 410):
+            # Object stores answer 403 for what is not there (TUF, 5.3.3).
+            raise NotFoundError(
+                f"cannot fetch {path} from {self.name}: no such file (HTTP {response.status})",
+                resolution="check the source's address; if it is right, the repository there is "
+                "incomplete",
+            )
+        if response.status in _RETRIED_STATUS:
+            raise _Lost(f"the server answers HTTP {response.status}")
+        raise FetchError(
+            f"cannot fetch {path} from {self.name}: the server answers HTTP {response.status}",
+            resolution="check the source's address and the server",
+        )
+
+    def _body(self, response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+        """The body as it arrives, in blocks of a useful size."""
+        window_start = time.monotonic()
+        in_window = 0
+        held: list[bytes] = []
+        held_size = 0
+        while True:
+            try:
+                # read1 returns what is there: a trickle cannot hold us in one call.
+                data = response.read1(BLOCK)
+            except (HTTPError, OSError) as error:
+                if held:
+                    yield b"".join(held)
+                raise _lost(error) from error
+            if not data:
+                break
+            held.append(data)
+            held_size += len(data)
+            if held_size >= BLOCK:
+                yield b"".join(held)
+                held, held_size = [], 0
+                # Time the reader took does not count against the server.
+                window_start, in_window = time.monotonic(), 0
+                continue
+            in_window += len(data)
+            elapsed = time.monotonic() - window_start
+            if elapsed > self._limits.rate_window:
+                if in_window < self._limits.min_rate * elapsed:
+                    raise _Lost(f"the server sends less than {self._limits.min_rate} bytes/s")
+                window_start, in_window = time.monotonic(), 0
+        if held:
+            yield b"".join(held)
+
+
+def _lost(error: Exception) -> _Lost:
+    """What happened, in plain words."""
+    reason: BaseException | None = error.reason if isinstance(error, MaxRetryError) else error
+    if isinstance(reason, NameResolutionError):
+        return _Lost("the server's name cannot be resolved")
+    if isinstance(reason, NewConnectionError):
+        return _Lost("the server cannot be reached")
+    if isinstance(reason, SSLError):
+        return _Lost(f"the secure connection failed ({reason})")
+    return _Lost(f"the connection was lost ({reason})")
+
+
+def _bad_url(url: str) -> FetchError:
+    host = url.rpartition("@")[2]
+    return FetchError(
+        f"cannot use {host} as an update source: not an http or https address",
+        resolution="name a URL such as https://updates.example.org/repository, or a directory",
+    )
+
+
+def _shutdown(sock: socket.socket) -> None:
+    """Ends a connection under a thread that waits in it."""
+    with contextlib.suppress(OSError):
+        # The plain method: SSLSocket.shutdown would drop its state under the reader.
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def _header_deadline(sock: socket.socket | None) -> Iterator[None]:
+    """Bounds the time for all headers: the socket's timeout only bounds each byte."""
+    if sock is None:
+        yield
+        return
+    timer = threading.Timer(_HEADER_SECONDS, _shutdown, [sock])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+class _HttpConnection(connection.HTTPConnection):
+    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as in urllib3
+        with _header_deadline(self.sock):
+            return super().getresponse()
+
+
+class _HttpsConnection(connection.HTTPSConnection):
+    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as in urllib3
+        with _header_deadline(self.sock):
+            return super().getresponse()
+
+
+class _HttpPool(connectionpool.HTTPConnectionPool):
+    ConnectionCls = _HttpConnection
+
+
+class _HttpsPool(connectionpool.HTTPSConnectionPool):
+    ConnectionCls = _HttpsConnection
