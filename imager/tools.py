@@ -26,6 +26,7 @@ from recovery.process import Completed, run
 
 PACKAGES = (
     "base-files",
+    "bmaptool",
     "clang-19",
     "cryptsetup-bin",
     "dosfstools",
@@ -47,6 +48,7 @@ PACKAGES = (
 # Wrapped programs: name and path in the tree. Several names may share a path
 # (kmod, lld and mtools look at the name they are called by).
 PROGRAMS: Mapping[str, str] = {
+    "bmaptool": "usr/bin/bmaptool",
     "clang": "usr/lib/llvm-19/bin/clang",
     "debugfs": "usr/sbin/debugfs",
     "depmod": "usr/bin/kmod",
