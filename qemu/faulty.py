@@ -1,0 +1,84 @@
+"""Bad releases, made the way a device maker would make them by mistake.
+
+A fault is a change of manifests: a kernel argument, a package, a health check.
+The image is then built, signed and published like any other, and no test code
+reaches a good image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import msgspec
+
+from manifests.catalogue import Product, load_package
+from manifests.health import ExecCheck, HealthCheck
+
+PACKAGES = Path(__file__).parent / "faulty"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a release.
+
+    summary: for people. kernel_command_line: arguments to add. packages: folders
+    below qemu/faulty to add. health: checks to add.
+    """
+
+    summary: str
+    kernel_command_line: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    health: tuple[HealthCheck, ...] = field(default=())
+
+
+FAULTS: Mapping[str, Fault] = {
+    "panic": Fault(
+        "the kernel finds no init in the initramfs and panics",
+        kernel_command_line=("rdinit=/missing",),
+    ),
+    "hang-before-watchdog-driver": Fault(
+        "the initramfs waits for input before any driver is loaded",
+        kernel_command_line=("rdinit=/bin/sh",),
+    ),
+    "hang-initramfs": Fault(
+        "an initramfs hook never returns", packages=("fault-hang-initramfs",)
+    ),
+    "hang-userspace": Fault("a service never starts", packages=("fault-hang-userspace",)),
+    "init-dies": Fault("PID 1 crashes", packages=("fault-init-dies",)),
+    "unhealthy": Fault(
+        "a health check fails",
+        health=(ExecCheck(name="uplink", deadline_seconds=5, command=("/usr/bin/false",)),),
+    ),
+    "health-hangs": Fault(
+        "a health check never answers",
+        health=(
+            ExecCheck(
+                name="endless", deadline_seconds=8, command=("/usr/bin/sleep", "infinity")
+            ),
+        ),
+    ),
+    "crash-loop": Fault(
+        "a service crash-loops after the commit", packages=("fault-crash-loop",)
+    ),
+}
+
+
+def version_of(product: Product, version: str) -> Product:
+    """The same product as another version."""
+    return replace(product, system=msgspec.structs.replace(product.system, version=version))
+
+
+def faulty(product: Product, name: str, version: str) -> Product:
+    """The product as a bad release with the named fault."""
+    fault = FAULTS[name]
+    system = msgspec.structs.replace(
+        product.system,
+        version=version,
+        kernel_command_line=product.system.kernel_command_line + fault.kernel_command_line,
+        health=product.system.health + fault.health,
+        system_packages=product.system.system_packages + fault.packages,
+    )
+    extra = tuple(load_package(PACKAGES / folder) for folder in fault.packages)
+    return replace(product, system=system, packages=product.packages + extra)
