@@ -1,75 +1,64 @@
-"""The order of OS versions: UAPI.10 Version Format Specification.
+"""Versions: what one looks like and which is newer. Pure, and cheap to import on the device.
 
-https://uapi-group.org/specifications/specs/version_format_specification/
-(the order systemd-boot and systemd-sysupdate use): numbers count as numbers,
-``~`` sorts before the end ("2.0~rc1" before "2.0"), ``^`` after it.
+A version is dotted numbers without leading zeros, then optionally a suffix
+after "-" or "~" that marks something *before* the plain version:
+
+    1 < 1.0-rc2 < 1.0-rc10 < 1.0 < 1.0.0-dev < 1.0.0 < 1.0.1 < 1.2 < 1.10
+
+1. The numbers are compared one by one, as numbers; where one version has no
+   more numbers, it is the lower one (so write all versions of a product with
+   as many parts).
+2. With equal numbers, a version with a suffix is lower than one without.
+3. Suffixes are cut into runs of digits and runs of letters (".", "-" only
+   separate); digits are compared as numbers and are lower than letters,
+   letters as ASCII; where one suffix has no more runs, it is the lower one.
+4. What is still equal ("1-rc1", "1~rc.1") is ordered by its text, so the
+   order is total: two versions are equal only when they are the same text.
 """
 
 from __future__ import annotations
 
-import string
-from functools import cmp_to_key
+import re
 
-_DIGITS = frozenset(string.digits)
-_LETTERS = frozenset(string.ascii_letters)
-_SIGNS = frozenset("-.~^")
-_KNOWN = _DIGITS | _LETTERS | _SIGNS
+from recovery.errors import ManifestError
 
+# At most 64 characters: versions appear in file names and on the ESP.
+VERSION_PATTERN = (
+    r"^(?=.{1,64}$)(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*([-~][0-9A-Za-z]+([.-][0-9A-Za-z]+)*)?$"
+)
+_VERSION = re.compile(VERSION_PATTERN)
+_RUN = re.compile(r"[0-9]+|[A-Za-z]+")
 
-def compare(a: str, b: str) -> int:
-    """Negative when a is older than b, 0 when they are equal in order, positive when newer."""
-    while True:
-        a, b = _skip_unknown(a), _skip_unknown(b)
-        if a.startswith("~") or b.startswith("~"):
-            if not (a.startswith("~") and b.startswith("~")):
-                return -1 if a.startswith("~") else 1
-            a, b = a[1:], b[1:]
-            continue
-        if not a or not b:
-            return _sign(bool(a), bool(b))
-        separator = next((sign for sign in "-^." if a[0] == sign or b[0] == sign), None)
-        if separator is not None:
-            if a[0] != b[0]:
-                return -1 if a[0] == separator else 1
-            a, b = a[1:], b[1:]
-            continue
-        kind = _DIGITS if a[0] in _DIGITS or b[0] in _DIGITS else _LETTERS
-        head_a, a = _split(a, kind)
-        head_b, b = _split(b, kind)
-        if kind is _DIGITS:
-            # A part without a number is older than one with a number.
-            order = _sign(int(head_a) if head_a else -1, int(head_b) if head_b else -1)
-        else:
-            order = _sign(head_a, head_b)
-        if order:
-            return order
+VersionKey = tuple[tuple[int, ...], bool, tuple[tuple[bool, int, str], ...], str]
 
 
-key = cmp_to_key(compare)
-"""For sorted() and max(): versions from old to new."""
+def is_version(text: str) -> bool:
+    """Whether text is a version."""
+    # fullmatch: "$" alone would let a final newline pass.
+    return _VERSION.fullmatch(text) is not None
 
 
-def newer(a: str, b: str) -> bool:
-    """Whether version a is newer than version b."""
-    return compare(a, b) > 0
+def version_key(version: str) -> VersionKey:
+    """A value that orders versions; see this module for the rule.
+
+    Raises ManifestError when version is not one.
+    """
+    if not is_version(version):
+        raise ManifestError(
+            f"cannot use version {version!r}: expected dotted numbers with an optional suffix",
+            resolution='write it like "1.4" or "1.4.2-rc1" (no leading zeros, 64 characters)',
+        )
+    digits = re.match(r"[0-9.]+", version)
+    assert digits is not None
+    numbers = tuple(int(part) for part in digits[0].split("."))
+    suffix = version[digits.end() :]
+    runs = tuple(
+        (False, int(run), "") if run.isdigit() else (True, 0, run) for run in _RUN.findall(suffix)
+    )
+    return numbers, suffix == "", runs, version
 
 
-def _skip_unknown(text: str) -> str:
-    start = 0
-    while start < len(text) and text[start] not in _KNOWN:
-        start += 1
-    return text[start:]
-
-
-def _split(text: str, kind: frozenset[str]) -> tuple[str, str]:
-    end = 0
-    while end < len(text) and text[end] in kind:
-        end += 1
-    return text[:end], text[end:]
-
-
-def _sign(a: int | str, b: int | str) -> int:
-    if isinstance(a, str) and isinstance(b, str):
-        return (a > b) - (a < b)
-    assert isinstance(a, int) and isinstance(b, int)
-    return (a > b) - (a < b)
+def compare_versions(left: str, right: str) -> int:
+    """-1, 0 or 1 when left is older than, the same as, or newer than right."""
+    left_key, right_key = version_key(left), version_key(right)
+    return (left_key > right_key) - (left_key < right_key)

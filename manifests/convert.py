@@ -1,0 +1,37 @@
+"""A product as the document that device programs read."""
+
+from __future__ import annotations
+
+from manifests.catalogue import Product
+from manifests.health import device_check
+from manifests.system import device_trial, device_update
+from recovery import device
+
+
+def device_config(product: Product, built: int) -> device.DeviceConfig:
+    """What goes into the image as device.json.
+
+    built: seconds since the epoch (SOURCE_DATE_EPOCH of the image).
+    """
+    board, manifest = product.board, product.manifest
+    return device.DeviceConfig(
+        system=manifest.system,
+        version=manifest.version,
+        board=board.board,
+        architecture=board.architecture,
+        built=built,
+        boot_control=board.boot_control,
+        boot_partition=board.boot_partition.label,
+        state=board.state_partition.label,
+        slots=board.slot_labels,
+        watchdog=board.watchdog.timeout_seconds if board.watchdog else 0,
+        health=tuple(device_check(check) for check in product.health),
+        trial=device_trial(manifest.trial),
+        update=device_update(manifest.update),
+        packages=tuple(
+            device.SystemPackage(
+                package.manifest.package, package.manifest.version, package.manifest.summary
+            )
+            for package in product.packages
+        ),
+    )

@@ -1,0 +1,93 @@
+"""A YAML document to a typed model, or one error that names file, line, key and fix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from msgspec import inspect
+
+from manifests.problem import Problem, key_text
+from manifests.shape import shape_problems
+from manifests.sizes import Size
+from manifests.yamltree import Tree, YamlError, parse_yaml
+from recovery.errors import ManifestError
+
+MAX_BYTES = 256 * 1024
+_MAX_SHOWN = 20
+
+T = TypeVar("T", bound=msgspec.Struct)
+Check = Callable[[T], Iterable[Problem]]
+
+
+def load_document(path: Path, model: type[T], check: Check[T] | None = None) -> T:
+    """Reads a document from a file. Raises ManifestError when it cannot be used."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise ManifestError(
+                f"cannot use {path}: it has {size} bytes, more than the {MAX_BYTES} allowed",
+                resolution="check that this is the right file",
+            )
+        data = path.read_bytes()
+    except OSError as error:
+        raise ManifestError(
+            f"cannot read {path}: {error.strerror}", resolution="check the path"
+        ) from error
+    return parse_document(data, str(path), model, check)
+
+
+def parse_document(data: bytes, name: str, model: type[T], check: Check[T] | None = None) -> T:
+    """Reads a document from bytes; name stands for the file in errors.
+
+    check finds what is wrong beyond types; it is asked only when all types
+    are right. Raises ManifestError when the document cannot be used.
+    """
+    try:
+        tree = parse_yaml(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise _error(name, [(line, Problem((), "UTF-8 text", "other bytes"))]) from error
+    except YamlError as error:
+        raise _error(name, [(error.line, error.problem)]) from error
+    refuse(name, tree, shape_problems(tree.value, inspect.type_info(model)))
+    try:
+        document = msgspec.convert(tree.value, model, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        raise ManifestError(f"cannot use {name}: {error}") from error
+    if check is not None:
+        refuse(name, tree, check(document))
+    return document
+
+
+def refuse(name: str, tree: Tree, problems: Iterable[Problem]) -> None:
+    """Raises ManifestError when there are problems; the first in the file leads."""
+    placed = [(tree.line(problem.path), problem) for problem in problems]
+    if placed:
+        raise _error(name, sorted(placed, key=lambda item: item[0]))
+
+
+def _error(name: str, problems: list[tuple[int, Problem]]) -> ManifestError:
+    def sentence(line: int, problem: Problem) -> str:
+        key = f"{key_text(problem.path)}: " if problem.path else ""
+        return f"{name}:{line}: {key}{problem.text}"
+
+    details = [
+        sentence(line, problem) + (f" ({problem.fix})" if problem.fix else "")
+        for line, problem in problems[1:_MAX_SHOWN]
+    ]
+    if len(problems) > _MAX_SHOWN:
+        details.append(f"and {len(problems) - _MAX_SHOWN} more")
+    return ManifestError(
+        f"cannot use {sentence(*problems[0])}",
+        details="\n".join(details),
+        resolution=problems[0][1].fix,
+    )
+
+
+def _decode(kind: type, value: object) -> object:
+    if kind is Size:
+        return Size.parse(str(value))
+    raise NotImplementedError(kind)

@@ -1,0 +1,52 @@
+"""What is wrong with a document, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong.
+
+    path: keys and list positions that lead to the value, e.g.
+        ("layout", "partitions", 0, "size").
+    expected, got: complete the sentence "expected ..., got ...".
+    fix: what to change.
+    """
+
+    path: Path
+    expected: str
+    got: str
+    fix: str = ""
+
+    @property
+    def text(self) -> str:
+        """The problem without its place."""
+        return f"expected {self.expected}, got {self.got}"
+
+
+def key_text(path: Path) -> str:
+    """A path as people write it: layout.partitions[0].size."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text or "the document"
+
+
+def listed(values: Sequence[str]) -> str:
+    """Words in one phrase: "a, b or c"."""
+    if len(values) < 2:
+        return "".join(values)
+    return f"{', '.join(values[:-1])} or {values[-1]}"
+
+
+def suggestion(word: str, known: Sequence[str]) -> str:
+    """A sentence that offers the closest of the known words, or ""."""
+    import difflib
+
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f'did you mean "{close[0]}"? ' if close else ""
