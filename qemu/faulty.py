@@ -42,9 +42,7 @@ FAULTS: Mapping[str, Fault] = {
         "the initramfs waits for input before any driver is loaded",
         kernel_command_line=("rdinit=/bin/sh",),
     ),
-    "hang-initramfs": Fault(
-        "an initramfs hook never returns", packages=("fault-hang-initramfs",)
-    ),
+    "hang-initramfs": Fault("an initramfs hook never returns", packages=("fault-hang-initramfs",)),
     "hang-userspace": Fault("a service never starts", packages=("fault-hang-userspace",)),
     "init-dies": Fault("PID 1 crashes", packages=("fault-init-dies",)),
     "unhealthy": Fault(
@@ -54,14 +52,10 @@ FAULTS: Mapping[str, Fault] = {
     "health-hangs": Fault(
         "a health check never answers",
         health=(
-            ExecCheck(
-                name="endless", deadline_seconds=8, command=("/usr/bin/sleep", "infinity")
-            ),
+            ExecCheck(name="endless", deadline_seconds=8, command=("/usr/bin/sleep", "infinity")),
         ),
     ),
-    "crash-loop": Fault(
-        "a service crash-loops after the commit", packages=("fault-crash-loop",)
-    ),
+    "crash-loop": Fault("a service crash-loops after the commit", packages=("fault-crash-loop",)),
 }
 
 

@@ -1,0 +1,139 @@
+"""qemu-storage-daemon: QEMU's block layer without a machine.
+
+Makes qcow2 files and opens a stopped machine's disk, whatever its format, to
+read and change bytes. Part of qemu-system-common, so it is there wherever
+QEMU is; needs no root, no loop device and no mount.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from qemu import children
+from qemu.deadline import Deadline
+from qemu.errors import MachineError
+from qemu.hardware import quote
+from qemu.nbd import NbdClient
+from qemu.qmp import Qmp
+from qemu.sockets import Listeners
+
+Format = Literal["raw", "qcow2"]
+_DAEMON = "qemu-storage-daemon"
+_START_SECONDS = 20
+
+
+def disk_format(path: Path) -> Format:
+    """qcow2 when the file begins like one (docs/interop/qcow2.txt), else raw."""
+    with path.open("rb") as disk:
+        return "qcow2" if disk.read(4) == b"QFI\xfb" else "raw"
+
+
+@contextmanager
+def _daemon(*options: str) -> Iterator[tuple[Qmp, Listeners]]:
+    listeners = Listeners()
+    log = listeners.directory / "log"
+    try:
+        daemon = children.start(
+            [
+                _DAEMON,
+                "--chardev",
+                f"socket,id=qmp,path={listeners.path('qmp')}",
+                "--monitor",
+                "chardev=qmp",
+                *options,
+            ],
+            log,
+        )
+        try:
+            connection = listeners.accept("qmp", _DAEMON, daemon, log, Deadline(_START_SECONDS))
+            qmp = Qmp(connection, listeners.directory / "qmp.log")
+            yield qmp, listeners
+            # A clean end flushes and unlocks the files before anyone else opens them.
+            qmp.execute("quit")
+            daemon.wait(timeout=30)
+        finally:
+            children.end(daemon)
+    finally:
+        listeners.close()
+
+
+def create_overlay(path: Path, base: Path, size: int | None = None) -> None:
+    """Makes a qcow2 file that shows base and takes the changes; base is never written.
+
+    size: bytes of the new disk, when it should be larger than base.
+    """
+    form = disk_format(base)
+    node: dict[str, Any] = {
+        "driver": form,
+        "read-only": True,
+        "file": {"driver": "file", "filename": str(base.resolve())},
+    }
+    with _daemon() as (qmp, _):
+        if size is None:
+            qmp.execute("blockdev-add", node_name="base", **node)
+            found = qmp.execute("query-named-block-nodes", flat=True)
+            size = next(n["image"]["virtual-size"] for n in found if n["node-name"] == "base")
+        _create(qmp, path, size, {"backing-file": str(base.resolve()), "backing-fmt": form})
+
+
+def create_empty(path: Path, size: int) -> None:
+    """Makes an empty qcow2 disk of size bytes."""
+    with _daemon() as (qmp, _):
+        _create(qmp, path, size, {})
+
+
+def _create(qmp: Qmp, path: Path, size: int, backing: dict[str, str]) -> None:
+    path.unlink(missing_ok=True)
+    path.touch()
+    qmp.execute("blockdev-add", driver="file", node_name="file", filename=str(path))
+    options: dict[str, Any] = {"driver": "qcow2", "file": "file", "size": size, **backing}
+    _job(qmp, "create", options)
+    qmp.execute("blockdev-del", node_name="file")
+
+
+def _job(qmp: Qmp, name: str, options: dict[str, Any]) -> None:
+    qmp.execute("blockdev-create", job_id=name, options=options)
+    qmp.wait_event(
+        "JOB_STATUS_CHANGE",
+        60,
+        accept=lambda data: data["id"] == name and data["status"] == "concluded",
+    )
+    failed = next(job.get("error") for job in qmp.execute("query-jobs") if job["id"] == name)
+    qmp.execute("job-dismiss", id=name)
+    if failed:
+        raise MachineError(f"cannot create a disk: {failed}")
+
+
+@contextmanager
+def open_disk(path: Path, *, writable: bool = False) -> Iterator[NbdClient]:
+    """The bytes of a disk as a guest would see them. No machine may run on it.
+
+    Raises MachineExited, with QEMU's reason, when the file is locked or no disk.
+    """
+    options = [
+        "--blockdev",
+        f"driver=file,node-name=file,filename={quote(path.resolve())},"
+        f"read-only={'off' if writable else 'on'}",
+        "--blockdev",
+        f"driver={disk_format(path)},node-name=disk,file=file,"
+        f"read-only={'off' if writable else 'on'}",
+    ]
+    with _daemon(*options) as (qmp, listeners):
+        server = listeners.directory / "nbd"
+        qmp.execute("nbd-server-start", addr={"type": "unix", "data": {"path": str(server)}})
+        qmp.execute(
+            "block-export-add",
+            type="nbd",
+            id="disk",
+            node_name="disk",
+            name="disk",
+            writable=writable,
+        )
+        client = NbdClient(server, "disk")
+        try:
+            yield client
+        finally:
+            client.close()
