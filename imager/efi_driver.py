@@ -1,7 +1,7 @@
 """The EFI driver that arms the watchdog before the kernel: compiled and signed.
 
-systemd-boot starts signed drivers from /EFI/systemd/drivers/ whose name ends
-in the architecture's suffix.
+systemd-boot starts signed drivers from /EFI/systemd/drivers/; `imager.loader`
+says under which name.
 """
 
 from __future__ import annotations
@@ -17,16 +17,10 @@ from recovery.errors import ManifestError
 
 # Kernel module of the watchdog -> source of the EFI driver that arms the same hardware.
 DRIVERS = {"i6300esb": "i6300esb.c"}
-# Architecture -> clang target and the suffix of UEFI file names.
-_TARGETS: dict[Architecture, tuple[str, str]] = {
-    "x86_64": ("x86_64-unknown-windows", "x64"),
-    "aarch64": ("aarch64-unknown-windows", "aa64"),
+_TARGETS: dict[Architecture, str] = {
+    "x86_64": "x86_64-unknown-windows",
+    "aarch64": "aarch64-unknown-windows",
 }
-
-
-def driver_path(architecture: Architecture) -> str:
-    """Where on the ESP the driver lies. Raises ManifestError as `build_watchdog_driver`."""
-    return f"EFI/systemd/drivers/orbital-watchdog{_target(architecture)[1]}.efi"
 
 
 def driver_source(watchdog: Watchdog) -> bytes:
@@ -54,7 +48,7 @@ def build_watchdog_driver(
     driver, ToolError when compiling or signing fails.
     """
     source = driver_source(watchdog)
-    target, _ = _target(architecture)
+    target = _target(architecture)
     with tempfile.TemporaryDirectory(prefix="orbital-driver.") as directory:
         # Fixed relative names: no path of this machine gets into the object.
         Path(directory, "driver.c").write_bytes(source)
@@ -75,7 +69,7 @@ def build_watchdog_driver(
         signer.sign(where / "driver.efi", output)
 
 
-def _target(architecture: Architecture) -> tuple[str, str]:
+def _target(architecture: Architecture) -> str:
     if architecture not in _TARGETS:
         raise ManifestError(
             f"cannot build an EFI driver for {architecture}",

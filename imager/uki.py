@@ -1,0 +1,107 @@
+"""The boot artifact of UEFI boards: kernel, initramfs, command line in one signed PE file (UKI)."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from imager.signing import PeSigner
+from imager.tools import Tools
+from manifests.board import Architecture, Board
+from recovery.errors import ManifestError
+from recovery.slots import SLOTS
+
+# The longest command line that kernels of all our architectures take (arm: 1024 + NUL).
+_COMMAND_LINE_LIMITS: dict[Architecture, int] = {"armhf": 1023}
+_COMMAND_LINE_LIMIT = 2047
+_STUBS: dict[Architecture, tuple[str, str]] = {
+    "x86_64": ("x64", "usr/lib/systemd/boot/efi/linuxx64.efi.stub"),
+    "aarch64": ("aa64", "usr/lib/systemd/boot/efi/linuxaa64.efi.stub"),
+}
+
+
+def command_line(
+    board: Board, *, root_hash: str, hash_offset: int, extra: Sequence[str] = ()
+) -> str:
+    """The kernel command line; it is signed, and it is what makes the root image trusted.
+
+    root_hash: hex. hash_offset: bytes from the start of the slot to the
+    verity superblock. extra: the system's own arguments. Keys that start with
+    ``orbital.`` are read by `imager/initramfs/init` and `recovery.early`.
+
+    Raises ManifestError when an argument could be taken for two, or when the
+    whole is too long for the architecture.
+    """
+    labels = board.slot_labels
+    words = [
+        f"orbital.roothash={root_hash}",
+        f"orbital.hashoffset={hash_offset}",
+        f"orbital.slots={','.join(labels[slot] for slot in SLOTS)}",
+        f"orbital.state={board.state_partition.label}",
+    ]
+    if board.watchdog:
+        watchdog = board.watchdog
+        words.append(
+            f"orbital.watchdog={watchdog.driver}:"
+            f"{watchdog.timeout_parameter}={watchdog.timeout_seconds}"
+        )
+    # panic=-1: restart at once, so that a panic is a failed try. gpt_auto: our
+    # layout is not that of systemd's generator, which must not mount by type.
+    words += ["systemd.gpt_auto=0", "panic=-1", f"console={board.console}", "ro"]
+    words += [*board.kernel.command_line, *extra]
+    for word in words:
+        if not word or any(char.isspace() or not char.isprintable() for char in word):
+            raise ManifestError(
+                f"cannot use the kernel argument {word!r}: white space or control characters in it",
+                resolution="write each argument as one item of the list",
+            )
+    line = " ".join(words)
+    limit = _COMMAND_LINE_LIMITS.get(board.architecture, _COMMAND_LINE_LIMIT)
+    if len(line.encode()) > limit:
+        raise ManifestError(
+            f"cannot use a kernel command line of {len(line.encode())} bytes",
+            details=f"{board.architecture} kernels take {limit}: {line}",
+            resolution="remove kernel arguments from the board or the system",
+        )
+    return line
+
+
+def build_uki(
+    *,
+    architecture: Architecture,
+    linux: Path,
+    initramfs: Path,
+    command_line: str,
+    os_release: bytes,
+    uname: str,
+    signer: PeSigner,
+    output: Path,
+    tools: Tools,
+) -> None:
+    """Assembles and signs the UKI; the same inputs give the same bytes.
+
+    os_release: the image's, with IMAGE_ID and IMAGE_VERSION. uname: the
+    kernel's release. Raises ManifestError for an architecture without UEFI
+    stub, ToolError when ukify or signing fails.
+    """
+    if architecture not in _STUBS:
+        raise ManifestError(
+            f"cannot build a UKI for {architecture}",
+            details=f"possible: {', '.join(sorted(_STUBS))}",
+            resolution="use a board with another kind of firmware",
+        )
+    efi_architecture, stub = _STUBS[architecture]
+    with tempfile.TemporaryDirectory(prefix="orbital-uki.") as directory:
+        where = Path(directory)
+        (where / "os-release").write_bytes(os_release)
+        (where / "cmdline").write_text(command_line)
+        unsigned = where / "unsigned.efi"
+        tools.run(
+            "ukify", "build",
+            f"--efi-arch={efi_architecture}", f"--stub={tools.file(stub)}",
+            f"--linux={linux}", f"--initrd={initramfs}", f"--uname={uname}",
+            f"--os-release=@{where / 'os-release'}", f"--cmdline=@{where / 'cmdline'}",
+            f"--output={unsigned}",
+        )  # fmt: skip
+        signer.sign(unsigned, output)
