@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from manifests.fields import DebianPackage, KernelArgument, Module, Name, Summary
+from manifests.fields import DebianPackage, KernelArgument, Module, Name, Summary, matching
 from manifests.problem import Path, Problem, listed
-from manifests.sizes import Size
+from manifests.sizes import Size, size_text
 from recovery.slots import SLOTS, Slot
 
 Architecture = Literal["x86_64", "aarch64", "riscv64", "armhf"]
@@ -37,9 +37,8 @@ ALIGNMENT = 1 << 20
 
 Label = Annotated[
     str,
-    Meta(
-        pattern=r"^[a-z0-9][a-z0-9_-]{0,35}$",
-        extra={"expected": "a label of lower case letters, digits, - and _ (at most 36)"},
+    matching(
+        r"^[a-z0-9][a-z0-9_-]{0,35}$", "a label of lower case letters, digits, - and _ (at most 36)"
     ),
 ]
 
@@ -250,8 +249,8 @@ def _partition_problems(partitions: tuple[Partition, ...]) -> Iterator[Problem]:
             yield Problem(
                 (*place, "size"),
                 "a whole number of MiB, at least 1MiB",
-                f'"{part.size}"',
-                f'write for example "{Size(max(1, -(-part.size // ALIGNMENT)) * ALIGNMENT)}"',
+                f'"{size_text(part.size)}"',
+                f'write for example "{size_text(max(1, -(-part.size // ALIGNMENT)) * ALIGNMENT)}"',
             )
         if part.grow and number != len(partitions) - 1:
             yield Problem(
@@ -298,7 +297,7 @@ def _role_problems(board: Board) -> Iterator[Problem]:
     elif slots[0].size != slots[1].size:
         yield Problem(
             (*place, partitions.index(slots[1]), "size"),
-            f'"{slots[0].size}", the size of {slots[0].label}',
-            f'"{slots[1].size}"',
+            f'"{size_text(slots[0].size)}", the size of {slots[0].label}',
+            f'"{size_text(slots[1].size)}"',
             "an image must fit in either slot; make both slots as large",
         )

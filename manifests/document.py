@@ -23,35 +23,48 @@ Check = Callable[[T], Iterable[Problem]]
 
 
 def load_document(path: Path, model: type[T], check: Check[T] | None = None) -> T:
-    """Reads a document from a file. Raises ManifestError when it cannot be used."""
+    """Reads a document from a file. Raises ManifestError when it cannot be used.
+
+    check finds what is wrong beyond types; it is asked only when all types
+    are right.
+    """
+    return _convert(read_document(path), str(path), model, check)
+
+
+def parse_document(data: bytes, name: str, model: type[T], check: Check[T] | None = None) -> T:
+    """The same from bytes; name stands for the file in errors."""
+    return _convert(_tree(data, name), name, model, check)
+
+
+def read_document(path: Path) -> Tree:
+    """Reads a file as plain values with their lines. Raises ManifestError."""
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise ManifestError(
-                f"cannot use {path}: it has {size} bytes, more than the {MAX_BYTES} allowed",
-                resolution="check that this is the right file",
-            )
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ManifestError(
             f"cannot read {path}: {error.strerror}", resolution="check the path"
         ) from error
-    return parse_document(data, str(path), model, check)
+    return _tree(data, str(path))
 
 
-def parse_document(data: bytes, name: str, model: type[T], check: Check[T] | None = None) -> T:
-    """Reads a document from bytes; name stands for the file in errors.
-
-    check finds what is wrong beyond types; it is asked only when all types
-    are right. Raises ManifestError when the document cannot be used.
-    """
+def _tree(data: bytes, name: str) -> Tree:
+    if len(data) > MAX_BYTES:
+        raise ManifestError(
+            f"cannot use {name}: it is larger than {MAX_BYTES // 1024} KiB",
+            resolution="check that this is the right file",
+        )
     try:
-        tree = parse_yaml(data.decode("utf-8"))
+        return parse_yaml(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise _error(name, [(line, Problem((), "UTF-8 text", "other bytes"))]) from error
+        problem = Problem((), "UTF-8 text", "other bytes", "save the file as UTF-8")
+        raise _error(name, [(line, problem)]) from error
     except YamlError as error:
         raise _error(name, [(error.line, error.problem)]) from error
+
+
+def _convert(tree: Tree, name: str, model: type[T], check: Check[T] | None) -> T:
     refuse(name, tree, shape_problems(tree.value, inspect.type_info(model)))
     try:
         document = msgspec.convert(tree.value, model, dec_hook=_decode)

@@ -9,41 +9,49 @@ from msgspec import Meta
 from manifests.versions import VERSION_PATTERN
 
 
-def _text(pattern: str, expected: str) -> Meta:
-    return Meta(pattern=pattern, extra={"expected": expected})
+def matching(pattern: str, expected: str) -> Meta:
+    """Text with a pattern; expected says what it is, in errors and in editors."""
+    return Meta(
+        pattern=pattern,
+        extra={"expected": expected},
+        # Shown by the YAML language server instead of the pattern.
+        extra_json_schema={"patternErrorMessage": f"expected {expected}"},
+    )
 
 
 Name = Annotated[
     str,
-    _text(
+    matching(
         r"^[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?$",
         "a name of lower case letters, digits, - and _ (at most 63)",
     ),
 ]
-Version = Annotated[str, _text(VERSION_PATTERN, 'a version such as "1.4" or "1.4.2-rc1"')]
-Summary = Annotated[str, _text(r"^\S.{0,118}\S$", "one line of text (2 to 120 characters)")]
+Version = Annotated[str, matching(VERSION_PATTERN, 'a version such as "1.4" or "1.4.2-rc1"')]
+Summary = Annotated[str, matching(r"^\S.{0,118}\S$", "one line of text (2 to 120 characters)")]
 HostName = Annotated[
     str,
-    _text(
+    matching(
         r"^[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?$",
         "a host name of letters, digits and - (at most 63)",
     ),
 ]
-DebianPackage = Annotated[str, _text(r"^[a-z0-9][a-z0-9+.-]+$", "the name of a Debian package")]
-Module = Annotated[str, _text(r"^[A-Za-z0-9_-]+$", 'a kernel module such as "virtio_blk"')]
+DebianPackage = Annotated[str, matching(r"^[a-z0-9][a-z0-9+.-]+$", "the name of a Debian package")]
+Module = Annotated[str, matching(r"^[A-Za-z0-9_-]+$", 'a kernel module such as "virtio_blk"')]
 KernelArgument = Annotated[
-    str, _text(r"^[^\s\"']+$", "one kernel argument without blanks or quotes")
+    str, matching(r"^[^\s\"']+$", "one kernel argument without blanks or quotes")
 ]
 Unit = Annotated[
     str,
-    _text(
+    matching(
         r"^[A-Za-z0-9:_.@\\-]+\.(service|socket|target|timer|path|mount|slice)$",
         'a systemd unit such as "systemd-networkd.service"',
     ),
 ]
-FileName = Annotated[str, _text(r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", "a file name without a path")]
-TimeOfDay = Annotated[str, _text(r"^([01][0-9]|2[0-3]):[0-5][0-9]$", 'a time such as "02:30"')]
+FileName = Annotated[str, matching(r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", "a file name without a path")]
+TimeOfDay = Annotated[str, matching(r"^([01][0-9]|2[0-3]):[0-5][0-9]$", 'a time such as "02:30"')]
 Url = Annotated[
     str,
-    _text(r"^(https?|file)://[^\s]+$", "an address that starts with https://, http:// or file://"),
+    matching(
+        r"^(https?|file)://[^\s]+$", "an address that starts with https://, http:// or file://"
+    ),
 ]

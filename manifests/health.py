@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
-from manifests.fields import Name, Unit
+from manifests.fields import Name, Unit, matching
+from manifests.problem import Problem
 from recovery import device
 
 Deadline = Annotated[int, Meta(ge=1, le=3600, extra={"expected": "seconds from 1 to 3600"})]
@@ -18,11 +20,9 @@ Program = Annotated[
 ]
 HttpUrl = Annotated[
     str,
-    Meta(pattern=r"^http://\S+$", extra={"expected": "an address that starts with http://"}),
+    matching(r"^http://\S+$", "an address that starts with http://"),
 ]
-Host = Annotated[
-    str, Meta(pattern=r"^[A-Za-z0-9.:-]+$", extra={"expected": "a host name or IP address"})
-]
+Host = Annotated[str, matching(r"^[A-Za-z0-9.:-]+$", "a host name or IP address")]
 
 
 class _Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
@@ -60,7 +60,8 @@ class HttpCheck(_Check, frozen=True, tag="http", kw_only=True):
 class TcpCheck(_Check, frozen=True, tag="tcp", kw_only=True):
     """Passes when a TCP connection is accepted.
 
-    host: name or address to connect to. port: TCP port to connect to.
+    host: name or address to connect to.
+    port: TCP port to connect to.
     """
 
     host: Host
@@ -77,6 +78,27 @@ class UnitCheck(_Check, frozen=True, tag="unit", kw_only=True):
 
 
 HealthCheck = ExecCheck | HttpCheck | TcpCheck | UnitCheck
+
+
+def check_problems(checks: tuple[HealthCheck, ...]) -> Iterator[Problem]:
+    """What is wrong with the checks of one document."""
+    seen: set[str] = set()
+    for number, check in enumerate(checks):
+        if check.name in seen:
+            yield Problem(
+                ("health", number, "name"),
+                "a name that no other check has",
+                f'"{check.name}" a second time',
+                "history names the check that failed; rename one of them",
+            )
+        seen.add(check.name)
+        if isinstance(check, ExecCheck) and not check.command[0].startswith("/"):
+            yield Problem(
+                ("health", number, "command", 0),
+                "the full path of a program",
+                f'"{check.command[0]}"',
+                f'write for example "/usr/bin/{check.command[0].rpartition("/")[2]}"',
+            )
 
 
 def device_check(check: HealthCheck) -> device.HealthCheck:

@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 from manifests.fields import DebianPackage, FileName, Module, Name, Summary, Unit, Version
-from manifests.health import HealthCheck
+from manifests.health import HealthCheck, check_problems
 from manifests.problem import Problem, listed
 
 TREE_FOLDERS = ("usr", "etc")
@@ -85,6 +85,7 @@ def package_problems(manifest: PackageManifest, folder: Path) -> Iterator[Proble
             f'"{manifest.package}"',
             "rename the folder or the package",
         )
+    yield from check_problems(manifest.health)
     for number, name in enumerate(manifest.initramfs_hooks):
         hook = folder / "initramfs" / name
         if not hook.is_file():

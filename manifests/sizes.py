@@ -20,10 +20,13 @@ class Size(int):
             raise ValueError(f"not a size: {text!r}")
         return cls(int(match[1]) * UNITS[match[2]])
 
-    def __str__(self) -> str:
-        """The size in the largest unit that states it exactly; parse() reads it back."""
-        unit = max(
-            (name for name, factor in UNITS.items() if self % factor == 0),
-            key=lambda name: UNITS[name] if self else -UNITS[name],
-        )
-        return f"{int(self) // UNITS[unit]}{unit}"
+
+def size_text(size: int) -> str:
+    """A number of bytes in the largest unit that states it exactly; Size.parse reads it back.
+
+    Not Size.__str__: a size in a command or a file name stays plain bytes.
+    """
+    if size == 0:
+        return "0B"
+    unit = next(name for name in reversed(UNITS) if size % UNITS[name] == 0)
+    return f"{size // UNITS[unit]}{unit}"

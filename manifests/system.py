@@ -19,7 +19,7 @@ from manifests.fields import (
     Url,
     Version,
 )
-from manifests.health import HealthCheck
+from manifests.health import HealthCheck, check_problems
 from manifests.problem import Problem, listed
 from recovery import device
 
@@ -173,6 +173,7 @@ def system_problems(manifest: SystemManifest) -> Iterator[Problem]:
                 f'"{unit}", which units.enable names',
                 "a masked unit cannot start; remove it from one of the lists",
             )
+    yield from check_problems(manifest.health)
     yield from late_checks(manifest.health, manifest.trial)
     window = manifest.update.window
     if window and window.start == window.end:

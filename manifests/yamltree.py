@@ -76,10 +76,15 @@ def parse_yaml(text: str) -> Tree:
         mark = error.problem_mark or error.context_mark
         raise YamlError(
             mark.line + 1 if mark else 1,
-            Problem((), "YAML", error.problem or "something else", "check indentation and quotes"),
+            Problem(
+                (),
+                "well-formed YAML",
+                f"an error ({error.problem})",
+                "check indentation, quotes and colons here and on the line before",
+            ),
         ) from error
     except yaml.YAMLError as error:
-        raise YamlError(1, Problem((), "YAML", str(error).splitlines()[0])) from error
+        raise YamlError(1, Problem((), "well-formed YAML", str(error).splitlines()[0])) from error
     finally:
         loader.dispose()
     return tree

@@ -29,6 +29,17 @@ def amount(count: float) -> str:
     raise AssertionError("unreachable")
 
 
+def error_document(error: OrbitalError) -> dict[str, object]:
+    """An error as --json shows it."""
+    return {
+        "kind": error.kind,
+        "brief": error.brief,
+        "details": error.details,
+        "resolution": error.resolution,
+        "exit_code": error.exit_code,
+    }
+
+
 class PlainReporter:
     """Whole lines for logs and pipes: every stage, then every tenth of it."""
 
@@ -175,14 +186,7 @@ class Output:
         """An error: text on stderr; with --json an object {"error": ...} on stdout."""
         self._progress.close()
         if self.json:
-            document = {
-                "kind": error.kind,
-                "brief": error.brief,
-                "details": error.details,
-                "resolution": error.resolution,
-                "exit_code": error.exit_code,
-            }
-            self._print_json({"error": document})
+            self._print_json({"error": error_document(error)})
             return
         print(f"orbital: {error.brief}", file=self._stderr)
         for part in (error.details, error.resolution):

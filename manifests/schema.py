@@ -1,0 +1,104 @@
+"""JSON Schemas of the documents, made from the models, for editors.
+
+Descriptions of fields come from the docstrings of the models: a line
+``field: text`` (or ``field, field: text``) with continuation lines indented.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from manifests.board import Board
+from manifests.package import PackageManifest
+from manifests.sizes import SIZE_PATTERN, Size
+from manifests.system import SystemManifest
+
+FOLDER = Path(__file__).resolve().parent / "schemas"
+MODELS: dict[str, type[msgspec.Struct]] = {
+    "board": Board,
+    "package": PackageManifest,
+    "system": SystemManifest,
+}
+_FIELD = re.compile(r"^([a-z_]+(?:, [a-z_]+)*): (.+)$")
+
+
+def schema(kind: str) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a kind of document: board, package or system."""
+    document = msgspec.json.schema(MODELS[kind], schema_hook=_custom)
+    structs = {model.__name__: model for model in _structs(MODELS[kind])}
+    for name, definition in document["$defs"].items():
+        model = structs[name]
+        documentation = inspect.getdoc(model) or ""
+        definition["description"] = documentation.partition("\n\n")[0].replace("\n", " ")
+        texts = field_texts(model)
+        for field, field_schema in definition["properties"].items():
+            if field in texts:
+                field_schema["description"] = texts[field]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **document}
+
+
+def schema_text(kind: str) -> str:
+    """The JSON Schema as the bytes of its file."""
+    return json.dumps(schema(kind), indent=2, sort_keys=True) + "\n"
+
+
+def write_schemas(folder: Path = FOLDER) -> tuple[Path, ...]:
+    """Writes the schemas of all documents and returns the files."""
+    folder.mkdir(exist_ok=True)
+    written = []
+    for kind in MODELS:
+        path = folder / f"{kind}.schema.json"
+        path.write_text(schema_text(kind), encoding="utf-8")
+        written.append(path)
+    return tuple(written)
+
+
+def field_texts(model: type[msgspec.Struct]) -> dict[str, str]:
+    """What the docstrings of a model and of its bases say about each field."""
+    texts: dict[str, str] = {}
+    for owner in reversed(model.__mro__):
+        current: tuple[str, ...] = ()
+        for line in inspect.cleandoc(owner.__doc__ or "").splitlines():
+            match = _FIELD.match(line)
+            if match:
+                current = tuple(match[1].split(", "))
+                texts.update(dict.fromkeys(current, match[2]))
+            elif current and line.startswith("    "):
+                texts.update({name: f"{texts[name]} {line.strip()}" for name in current})
+            else:
+                current = ()
+    return texts
+
+
+def _structs(model: type[msgspec.Struct]) -> Iterator[type[msgspec.Struct]]:
+    """The model and every struct in it."""
+    pending: list[msgspec.inspect.Type] = [msgspec.inspect.type_info(model)]
+    while pending:
+        kind = pending.pop()
+        match kind:
+            case msgspec.inspect.Metadata():
+                pending.append(kind.type)
+            case msgspec.inspect.UnionType():
+                pending.extend(kind.types)
+            case msgspec.inspect.VarTupleType():
+                pending.append(kind.item_type)
+            case msgspec.inspect.StructType():
+                yield kind.cls
+                pending.extend(field.type for field in kind.fields)
+
+
+def _custom(kind: type) -> dict[str, Any]:
+    if kind is Size:
+        return {
+            "type": "string",
+            "pattern": SIZE_PATTERN,
+            "patternErrorMessage": 'expected a size such as "512MiB"',
+        }
+    raise NotImplementedError(kind)
