@@ -193,18 +193,25 @@ def commit(
     snapshot = current.snapshot.signed
     snapshot.version += 0 if first else 1
     snapshot.expires = periods.expires("snapshot", now)
-    snapshot.meta["targets.json"] = MetaFile(current.targets.signed.version)
-    snapshot.meta[f"{OS_ROLE}.json"] = MetaFile(current.os.signed.version)
+    for role, item in (("targets", current.targets), (OS_ROLE, current.os)):
+        path = directory / "metadata" / f"{item.signed.version}.{role}.json"
+        snapshot.meta[f"{role}.json"] = _meta_file(item.signed.version, path)
     sign(current.snapshot, snapshot_signers)
     save_numbered(directory, "snapshot", current.snapshot)
 
     timestamp = current.timestamp.signed
     timestamp.version += 0 if first else 1
     timestamp.expires = periods.expires("timestamp", now)
-    timestamp.snapshot_meta = MetaFile(snapshot.version)
+    path = directory / "metadata" / f"{snapshot.version}.snapshot.json"
+    timestamp.snapshot_meta = _meta_file(snapshot.version, path)
     sign(current.timestamp, timestamp_signers)
     path = directory / "metadata" / "timestamp.json"
     durable.replace_file(path, current.timestamp.to_bytes(_SERIALIZER))
+
+
+def _meta_file(version: int, path: Path) -> MetaFile:
+    """Version, length and digest: a reader knows how much to expect before it reads."""
+    return MetaFile.from_data(version, path.read_bytes(), ["sha256"])
 
 
 def _read(directory: Path, name: str, kind: type[SignedT]) -> Metadata[SignedT]:

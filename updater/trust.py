@@ -1,0 +1,253 @@
+"""Trust in a repository: python-tuf's client between a source and what the device keeps.
+
+```
+/usr/lib/orbital/trust/root.json     the trust anchor: in the image, held by dm-verity
+/state/orbital/tuf/seen.json         highest versions seen (updater.seen)
+                  /timestamp.json    cache of verified metadata; may be lost or torn
+                  /snapshot.json  targets.json  os.json
+```
+
+The state partition is not trusted: every run starts at the image's root and
+follows the chain of published roots from there. Cached metadata counts only
+when its signatures verify.
+
+python-tuf writes metadata with rename and without fsync, so a power cut could
+leave empty files with the final names. It therefore works in a scratch
+directory that is thrown away, and what it verified is made durable here: first
+seen.json, then the cache. A power cut between the two leaves a cache that is
+older than seen.json, which is harmless: it is only ever compared upwards.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tuf.api import exceptions
+from tuf.api.metadata import Metadata, Root, Snapshot, Timestamp
+from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
+
+from recovery import durable
+from recovery.errors import FetchError, OrbitalError, SpaceError, TrustError
+from updater import seen as seen_record
+from updater.seen import Seen
+from updater.source import NotFoundError, Source
+
+ANCHOR = Path("/usr/lib/orbital/trust/root.json")
+OS_ROLE = "os"
+_CACHED = ("timestamp.json", "snapshot.json", "targets.json", f"{OS_ROLE}.json")
+_LARGEST = 8 << 20
+
+
+class TrustedRepository:
+    """Verified targets of one repository. Use as a context manager; one `refresh` first."""
+
+    def __init__(
+        self, source: Source, *, anchor: Path, directory: Path, built: int, now: float
+    ) -> None:
+        """Reads nothing from the source yet.
+
+        anchor: root metadata that is trusted as it is. directory: where
+        metadata is kept. built: when the image was built; now: what the clock
+        says; both in seconds since the epoch.
+
+        Raises TrustError when the anchor is unusable, StateError when the
+        record of highest versions is.
+        """
+        self._source = source
+        self._directory = directory
+        self._seen = seen_record.load(directory / "seen.json")
+        # The clock may be wrong (no battery, first boot): it is at least the
+        # time the image was built and the last time a refresh succeeded. That
+        # floor cannot run ahead for good: a refresh only succeeds before the
+        # metadata expires, so a clock that is too far ahead never becomes it.
+        self._clock = max(int(now), built, self._seen.time)
+        self._late = self._clock > int(now)
+        durable.make_directory(directory)
+        durable.remove_leftovers(directory)
+        self._scratch = Path(tempfile.mkdtemp(prefix="orbital-tuf."))
+        try:
+            shutil.copyfile(anchor, self._scratch / "root.json")
+            for name in _CACHED:
+                if (directory / name).is_file():
+                    shutil.copyfile(directory / name, self._scratch / name)
+            self._client = _Client(self._scratch, _SourceFetcher(source), self._clock)
+        except (OSError, exceptions.RepositoryError) as error:
+            self.close()
+            raise TrustError(
+                f"cannot use the trust anchor {anchor}",
+                details=str(error),
+                resolution="rebuild the image: 'orbital image build' bakes the anchor in",
+            ) from error
+
+    def __enter__(self) -> TrustedRepository:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Throws the scratch directory away."""
+        self.close()
+
+    def close(self) -> None:
+        """Throws the scratch directory away; nothing in it is needed again."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def refresh(self) -> None:
+        """Fetches and verifies the current state of the repository, and remembers it durably.
+
+        Raises TrustError when it is wrongly signed, expired, replayed or
+        inconsistent; FetchError when it cannot be read. Nothing is remembered then.
+        """
+        with _plain_errors(self._source.name, self._clock, self._late):
+            self._client.refresh()
+            # Loads the role that offers images (lazy in python-tuf), so that
+            # it is checked and remembered with the others.
+            self._client.get_targetinfo("os/-/-/releases.json")
+            new = self._versions()
+        advanced = seen_record.advance(self._seen, new)
+        if advanced != self._seen:
+            seen_record.save(self._directory / "seen.json", advanced)
+            self._seen = advanced
+        for name in _CACHED:
+            fresh = (self._scratch / name).read_bytes()
+            kept = self._directory / name
+            if not kept.is_file() or kept.read_bytes() != fresh:
+                durable.replace_file(kept, fresh)
+
+    def target(self, path: str) -> bytes | None:
+        """A verified target's bytes, or None when the repository does not offer it.
+
+        Raises TrustError when the bytes are not what was signed, FetchError
+        when they cannot be read.
+        """
+        with _plain_errors(self._source.name, self._clock, self._late):
+            info = self._client.get_targetinfo(path)
+            if info is None:
+                return None
+            file = self._client.download_target(info, str(self._scratch / "target"))
+            return Path(file).read_bytes()
+
+    def _versions(self) -> Seen:
+        """The versions of what was verified, read through the public API."""
+        root = Metadata[Root].from_file(str(self._scratch / "root.json")).signed
+        timestamp = Metadata[Timestamp].from_file(str(self._scratch / "timestamp.json")).signed
+        snapshot = Metadata[Snapshot].from_file(str(self._scratch / "snapshot.json")).signed
+        online = root.roles["timestamp"].keyids + root.roles["snapshot"].keyids
+        return Seen(
+            root=root.version,
+            timestamp=timestamp.version,
+            snapshot=snapshot.version,
+            targets={
+                name.removesuffix(".json"): meta.version for name, meta in snapshot.meta.items()
+            },
+            online_keys=tuple(sorted(set(online))),
+            time=self._clock,
+        )
+
+
+class _Client(Updater):
+    """python-tuf's client, judging expiry by a clock that is given."""
+
+    def __init__(self, directory: Path, fetcher: FetcherInterface, clock: int) -> None:
+        super().__init__(
+            metadata_dir=str(directory),
+            metadata_base_url="metadata/",
+            target_base_url="targets/",
+            fetcher=fetcher,
+            config=UpdaterConfig(max_root_rotations=1024, targets_max_length=_LARGEST),
+        )
+        # python-tuf takes the time from the system clock once, here, and has
+        # no parameter for it. tests/updater/test_trust.py fails if that changes.
+        self._trusted_set.reference_time = datetime.fromtimestamp(clock, UTC)
+
+
+class _SourceFetcher(FetcherInterface):
+    """Lets python-tuf read from our sources: its URLs are our relative paths."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        try:
+            yield from self._source.open(url, _LARGEST)
+        except NotFoundError as error:
+            raise exceptions.DownloadHTTPError(str(error), 404) from error
+
+
+class _plain_errors:  # noqa: N801  # reads as a clause: with _plain_errors(...)
+    """Turns python-tuf's exceptions into ours, in words for the person at the device."""
+
+    def __init__(self, source: str, clock: int, late: bool) -> None:
+        self._source = source
+        self._clock = clock
+        self._late = late
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, exceptions.DownloadError | exceptions.RepositoryError | OSError):
+            raise self._translated(error) from error
+
+    def _translated(self, error: Exception) -> OrbitalError:
+        what = f"cannot trust {self._source}"
+        match error:
+            case exceptions.ExpiredMetadataError():
+                time = datetime.fromtimestamp(self._clock, UTC)
+                source = "the image's build or the last update check" if self._late else "the clock"
+                return TrustError(
+                    f"{what}: its metadata has expired",
+                    details=f"{error}; the time is at least {time:%Y-%m-%d %H:%M} UTC by {source}",
+                    resolution="if the clock is right, the publisher has to run "
+                    "'orbital repository refresh' (a stick has to be copied anew)",
+                )
+            case exceptions.BadVersionNumberError():
+                return TrustError(
+                    f"{what}: its metadata is older than what this device has seen",
+                    details=f"{error}: an old copy of the repository, or an attacker replaying one",
+                    resolution="use a current copy of the repository",
+                )
+            case exceptions.UnsignedMetadataError():
+                return TrustError(
+                    f"{what}: its metadata is not signed by the right keys",
+                    details=str(error),
+                    resolution="use the repository this image was built for; if it is, it has "
+                    "been tampered with",
+                )
+            case exceptions.LengthOrHashMismatchError():
+                return TrustError(
+                    f"{what}: a file is not the one that was signed",
+                    details=str(error),
+                    resolution="the repository is damaged, incompletely copied or tampered with; "
+                    "copy it anew",
+                )
+            case exceptions.DownloadLengthMismatchError():
+                return TrustError(
+                    f"{what}: a file is longer than it may be",
+                    details=str(error),
+                    resolution="the repository is damaged or tampered with; copy it anew",
+                )
+            case exceptions.DownloadHTTPError():
+                return FetchError(
+                    f"cannot fetch metadata from {self._source}: a file is missing",
+                    details=str(error),
+                    resolution="check the source's address; if it is right, the repository there "
+                    "is incomplete",
+                )
+            case exceptions.RepositoryError():
+                return TrustError(
+                    f"{what}: its metadata is damaged or inconsistent",
+                    details=str(error),
+                    resolution="copy the repository anew; if that does not help, it has been "
+                    "tampered with",
+                )
+            case OSError():
+                return SpaceError(
+                    f"cannot keep metadata while it is verified: {error.strerror}",
+                    details=str(error.filename or ""),
+                    resolution="make room on /tmp",
+                )
+        return FetchError(f"cannot fetch metadata from {self._source}", details=str(error))
