@@ -1,1 +1,1 @@
-"""One file for each boot loader, behind the BootControl protocol."""
+"""Boot control: one file per boot loader, one protocol (`recovery.slots.BootControl`)."""

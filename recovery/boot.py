@@ -1,0 +1,102 @@
+"""What this boot is: its identity, its image, and what early boot chose (boot.json)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from recovery import codec
+from recovery.errors import StateError
+from recovery.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from recovery.slots import Slot
+
+SLOT_FILE = "run/orbital/slot"
+REPORT_FILE = "run/orbital/boot.json"
+
+
+class RunningImage(Value):
+    """The image that the initramfs found, verified and mounted.
+
+    root_hash: from the signed command line, hex; empty when there is none.
+    """
+
+    slot: Slot
+    root_hash: str
+
+
+class BootReport(Value):
+    """What early boot decided; lives until the next boot.
+
+    generation: the one whose /etc is mounted. trial: it is on trial. volatile:
+    the state partition could not be used, so nothing that is written now will
+    be remembered and nothing may be installed. notes: what had to be repaired.
+    """
+
+    boot_id: str
+    slot: Slot
+    generation: int
+    trial: bool
+    volatile: bool
+    notes: tuple[str, ...] = ()
+
+
+def boot_id(root: Path = Path("/")) -> str:
+    """The kernel's random name of this boot; empty when unknown."""
+    try:
+        return (root / "proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def command_line(root: Path = Path("/")) -> dict[str, str]:
+    """The kernel command line; a word without "=" has an empty value."""
+    words = (root / "proc/cmdline").read_text().split()
+    return {key: value for key, _, value in (word.partition("=") for word in words)}
+
+
+def running_image(root: Path = Path("/")) -> RunningImage:
+    """The image that runs. Raises StateError when the initramfs did not say."""
+    path = root / SLOT_FILE
+    try:
+        slot = path.read_text().strip()
+    except OSError as error:
+        raise StateError(f"cannot read {path}: {error.strerror}") from error
+    if slot == "a":
+        return RunningImage("a", command_line(root).get("orbital.roothash", ""))
+    if slot == "b":
+        return RunningImage("b", command_line(root).get("orbital.roothash", ""))
+    raise StateError(f"cannot use {path}: {slot!r} is not a slot")
+
+
+def load_report(root: Path = Path("/")) -> BootReport:
+    """What early boot decided. Raises StateError when it is absent or damaged."""
+    path = root / REPORT_FILE
+    try:
+        return codec.build(
+            BootReport,
+            codec.parse_object(path.read_bytes()),
+            boot_id=codec.text,
+            slot=codec.one_of("a", "b"),
+            generation=codec.number,
+            trial=bool,
+            volatile=bool,
+            notes=codec.several(codec.text),
+        )
+    except (OSError, ValueError) as error:
+        raise StateError(
+            f"cannot read {path}: {error}",
+            details="it is written by /usr/lib/orbital/early at each boot",
+            resolution="run this on a device that was booted by Orbital",
+        ) from error
+
+
+def write_report(report: BootReport, root: Path = Path("/")) -> None:
+    """Leaves the report in /run for the programs of this boot."""
+    path = root / REPORT_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(codec.encode(report))
+    temporary.replace(path)
