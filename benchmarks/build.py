@@ -45,8 +45,15 @@ def measure() -> list[Comparison]:
         def build(system: Path, out: str) -> float:
             return seconds(
                 lambda: _orbital(
-                    cache, "image", "build", "--system", system, "--keys", keys,
-                    "--output", work / out,
+                    cache,
+                    "image",
+                    "build",
+                    "--system",
+                    system,
+                    "--keys",
+                    keys,
+                    "--output",
+                    work / out,
                 )
             )
 

@@ -9,19 +9,31 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+
+from recovery.bootcontrol.systemd_boot import entry_text
 
 from imager.layout import DiskLayout, plan_layout, sfdisk_script, stable_uuid
 from imager.loader import LOADER_CONF, LOADER_PATHS, driver_path
 from imager.tools import Tools
-from manifests.board import Board, Partition
-from recovery.bootcontrol.systemd_boot import entry_text
+from manifests.board import Board
 from recovery.device import DeviceConfig, decode
 from recovery.errors import ManifestError, SpaceError
 from recovery.reporter import Reporter
 
 _CHUNK = 4 << 20
 _FAT_ID = "0b17a100"
+
+
+@dataclass(frozen=True)
+class _Factory:
+    """What goes onto the disk, and where."""
+
+    build: Path
+    board: Board
+    layout: DiskLayout
+    config: DeviceConfig
 
 
 def build_factory_disk(
@@ -44,22 +56,21 @@ def build_factory_disk(
     """
     config = decode((build / "device.json").read_bytes(), str(build / "device.json"))
     layout = plan_layout(board, size)
-    _check(build, board, layout, config)
+    factory = _Factory(build, board, layout, config)
+    _check(factory)
     try:
-        with tempfile.TemporaryDirectory(
-            prefix=f".{output.name}.", dir=output.parent
-        ) as directory:
+        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as directory:
             work = Path(directory)
             disk = work / "disk"
             reporter.stage("partition table")
             _make_table(disk, layout, tools)
             reporter.stage("boot partition")
-            boot = _make_esp(work, build, board, layout, config, tools)
+            boot = _make_esp(work, factory, tools)
             _place(boot, disk, layout.extent(board.boot_partition.label).start)
             reporter.stage("slot a")
             _place(build / "root.img", disk, layout.extent(board.slot_partition("a").label).start)
             reporter.stage("state partition")
-            state = _make_state(work, board, layout, config, tools)
+            state = _make_state(work, factory, tools)
             _place(state, disk, layout.extent(board.state_partition.label).start)
             return _finish(work, disk, output, tools, reporter, compress=compress)
     except OSError as error:
@@ -69,7 +80,8 @@ def build_factory_disk(
         ) from error
 
 
-def _check(build: Path, board: Board, layout: DiskLayout, config: DeviceConfig) -> None:
+def _check(factory: _Factory) -> None:
+    build, board, layout, config = factory.build, factory.board, factory.layout, factory.config
     if config.board != board.board:
         raise ManifestError(
             f"cannot make a disk for board {board.board} from {build}:"
@@ -92,12 +104,11 @@ def _make_table(disk: Path, layout: DiskLayout, tools: Tools) -> None:
     tools.run("sfdisk", "--quiet", disk, stdin=sfdisk_script(layout))
 
 
-def _make_esp(
-    work: Path, build: Path, board: Board, layout: DiskLayout, config: DeviceConfig, tools: Tools
-) -> Path:
+def _make_esp(work: Path, factory: _Factory, tools: Tools) -> Path:
     """A FAT file system with loader, watchdog driver, artifact and entry of slot a."""
+    build, board, config = factory.build, factory.board, factory.config
     image = work / "esp"
-    extent = layout.extent(board.boot_partition.label)
+    extent = factory.layout.extent(board.boot_partition.label)
     with image.open("wb") as out:
         out.truncate(extent.size)
     environment = {"SOURCE_DATE_EPOCH": str(config.built), "TZ": "UTC"}
@@ -121,9 +132,7 @@ def _make_esp(
         source = work / name.replace("/", "_")
         source.write_text(text, encoding="utf-8")
         files[name] = source
-    folders = {
-        str(parent) for name in files for parent in Path(name).parents if str(parent) != "."
-    }
+    folders = {str(parent) for name in files for parent in Path(name).parents if str(parent) != "."}
     # Parents sort before their children.
     tools.run("mmd", "-i", image, *(f"::/{name}" for name in sorted(folders)), env=environment)
     for name in sorted(files):
@@ -131,15 +140,14 @@ def _make_esp(
     return image
 
 
-def _make_state(
-    work: Path, board: Board, layout: DiskLayout, config: DeviceConfig, tools: Tools
-) -> Path:
+def _make_state(work: Path, factory: _Factory, tools: Tools) -> Path:
     """An empty ext4; the first boot creates what it needs in it.
 
     The verity feature is for signed packages (fs-verity) and can stay unused.
     """
+    board, config = factory.board, factory.config
     image = work / "state"
-    extent = layout.extent(board.state_partition.label)
+    extent = factory.layout.extent(board.state_partition.label)
     with image.open("wb") as out:
         out.truncate(extent.size)
     identity = stable_uuid(board.board, "state")
@@ -192,11 +200,3 @@ def _finish(
             target.unlink()
         source.rename(target)
     return [target for _, target in results]
-
-
-def partition_table(board: Board, size: int | None = None) -> list[tuple[Partition, int, int]]:
-    """Partition, start and size in bytes: what a person or a test wants to know of the disk."""
-    return [
-        (extent.partition, extent.start, extent.size)
-        for extent in plan_layout(board, size).extents
-    ]

@@ -61,18 +61,23 @@ FAULTS: Mapping[str, Fault] = {
 
 def version_of(product: Product, version: str) -> Product:
     """The same product as another version."""
-    return replace(product, system=msgspec.structs.replace(product.system, version=version))
+    return replace(product, manifest=msgspec.structs.replace(product.manifest, version=version))
 
 
 def faulty(product: Product, name: str, version: str) -> Product:
     """The product as a bad release with the named fault."""
     fault = FAULTS[name]
-    system = msgspec.structs.replace(
-        product.system,
+    manifest = msgspec.structs.replace(
+        product.manifest,
         version=version,
-        kernel_command_line=product.system.kernel_command_line + fault.kernel_command_line,
-        health=product.system.health + fault.health,
-        system_packages=product.system.system_packages + fault.packages,
+        kernel_command_line=product.manifest.kernel_command_line + fault.kernel_command_line,
+        health=product.manifest.health + fault.health,
+        system_packages=product.manifest.system_packages + fault.packages,
     )
-    extra = tuple(load_package(PACKAGES / folder) for folder in fault.packages)
-    return replace(product, system=system, packages=product.packages + extra)
+    files = tuple(PACKAGES / folder / "package.yaml" for folder in fault.packages)
+    return replace(
+        product,
+        manifest=manifest,
+        packages=product.packages + tuple(load_package(path) for path in files),
+        files=product.files + files,
+    )

@@ -10,13 +10,13 @@ import pytest
 
 from imager.layout import RESERVED, plan_layout, sfdisk_script
 from manifests.board import ALIGNMENT, Board
-from manifests.catalogue import load_board
+from manifests.catalogue import find, load_board
 from recovery.errors import ManifestError
 
 
 @pytest.fixture
 def board() -> Board:
-    return load_board("qemu-x86_64")
+    return load_board(find("board", "qemu-x86_64"))
 
 
 def test_partitions_follow_one_another_aligned_and_inside_the_disk(board: Board) -> None:
