@@ -1,0 +1,79 @@
+"""The device that is updated: its slots, boot partition, state and boot loader, in one value.
+
+Tests and emulated devices build it over plain files and directories; the code
+that installs is the same.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from recovery.device import DeviceConfig
+from recovery.errors import StateError
+from recovery.slots import BootControl, Slot, other_slot
+from recovery.state import StateStore
+from updater.plan import Facts
+
+
+@dataclass(frozen=True)
+class Device:
+    """Everything an update touches.
+
+    slots: block device (or plain file) of each slot. boot_directory: where the
+    boot partition is mounted. anchor: TUF root metadata of the running image.
+    boot_id: the kernel's name of this boot.
+    """
+
+    config: DeviceConfig
+    store: StateStore
+    boot_control: BootControl
+    slots: Mapping[Slot, Path]
+    boot_directory: Path
+    anchor: Path
+    boot_id: str
+
+    @property
+    def inactive(self) -> Slot:
+        """The slot that does not run."""
+        return other_slot(self.boot_control.current_slot())
+
+    def boot_artifact(self, slot: Slot) -> Path:
+        """The file that the loader's entry of the slot names (ARCHITECTURE.md, Disk)."""
+        return self.boot_directory / "EFI" / "orbital" / f"{slot}.efi"
+
+    def staged_artifact(self, slot: Slot) -> Path:
+        """The slot's boot artifact while it is written; no entry ever names it."""
+        return self.boot_artifact(slot).with_suffix(".new")
+
+    def facts(self) -> Facts:
+        """The sizes that planning needs. Raises StateError when a partition is not there."""
+        slot = self.inactive
+        try:
+            fd = os.open(self.slots[slot], os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                slot_size = os.lseek(fd, 0, os.SEEK_END)
+            finally:
+                os.close(fd)
+            room = os.statvfs(self.boot_directory)
+        except OSError as error:
+            raise StateError(
+                f"cannot inspect slot {slot}: {error.strerror}",
+                details=str(error.filename or self.slots[slot]),
+                resolution="the disk is not partitioned as this image expects",
+            ) from error
+        return Facts(
+            slot=slot,
+            slot_size=slot_size,
+            boot_free=room.f_bavail * room.f_frsize + _size(self.staged_artifact(slot)),
+            boot_present=_size(self.boot_artifact(slot)),
+        )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

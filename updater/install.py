@@ -1,0 +1,179 @@
+"""Installing an image into the inactive slot, up to its one commit point.
+
+The write order is the design; `recovery.trial` has its first and last steps.
+What a power cut means is said at each arrow. In short: before the commit point
+the device boots the running, committed slot as if nothing had happened, and
+the next update continues; after it, it boots the new image on trial.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from recovery import durable, trial
+from recovery.errors import OrbitalError, TrustError
+from recovery.reporter import Reporter
+from recovery.slots import Slot
+from updater import journal
+from updater.device import Device
+from updater.journal import Journal
+from updater.medium import Medium
+from updater.plan import Plan
+from updater.source import Source
+from updater.transfer import Transferred, transfer
+from updater.verity import TreeCheck
+
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Installed:
+    """What was installed. fetched: stored bytes that were fetched. kept: bytes found in place."""
+
+    version: str
+    slot: Slot
+    generation: int
+    fetched: int
+    kept: int
+
+
+def install(
+    plan: Plan, device: Device, source: Source, *, requested_by: str, reporter: Reporter
+) -> Installed:
+    """Carries the plan out. The caller holds the lock of device.store.
+
+    Raises what source, medium and state raise, and TrustError for data that
+    is not what was signed. After any error the running system is untouched
+    and the inactive slot does not boot.
+    """
+    store, boot_control = device.store, device.boot_control
+    slot = trial.release_slot(store, boot_control)
+    # ↓ Power cut: the slot has no boot entry; its content is still the old
+    #   image. The device boots the committed slot.
+    entry = Journal(plan.index_sha256, slot, plan.version)
+    if not plan.resume:
+        journal.save(store.root, entry)
+    # ↓ Power cut: as above; the next update of this image looks for pieces in
+    #   the slot and finds few or none.
+    root = _write_root(plan, device, source, reporter)
+    # ↓ Power cut while writing or after: pieces of the new image are in the
+    #   slot, nothing boots them; the next update keeps those that are right.
+    #   From here on the slot has been read back whole.
+    boot = _write_boot_artifact(plan, device, source, reporter)
+    # ↓ Power cut while writing: a file that no entry names. In the rename: the
+    #   old or the new artifact, or (FAT keeps no journal) a damaged name; no
+    #   entry of the slot exists, so none of them can boot.
+    generation = _start_trial(plan, device, requested_by)
+    # ↓ Power cut inside, before the commit point: a trial without a boot
+    #   entry, which the next boot drops as interrupted. After it: the new
+    #   image boots on trial. The journal that may be left behind names an
+    #   image that is complete: harmless.
+    journal.clear(store.root)
+    return Installed(
+        version=plan.version,
+        slot=slot,
+        generation=generation,
+        fetched=root.fetched + boot.fetched,
+        kept=root.kept + boot.kept,
+    )
+
+
+def drop_unarmed_trial(device: Device) -> bool:
+    """Takes back a trial whose install died in this boot before its commit point.
+
+    After a power cut the next boot does this; here a process was killed and
+    the same boot goes on. Returns whether there was one. The caller holds the lock.
+    """
+    record = device.store.read()
+    if record is None or record.trial is None or record.trial.armed_boot != device.boot_id:
+        return False
+    generation = device.store.generations.load(record.trial.generation)
+    if generation is None or generation.slot == device.boot_control.current_slot():
+        return False
+    if device.boot_control.slot_state(generation.slot).bootable:
+        return False
+    trial.cancel_trial(device.store, device.boot_control, boot_id=device.boot_id)
+    return True
+
+
+def _write_root(plan: Plan, device: Device, source: Source, reporter: Reporter) -> Transferred:
+    """Fills the slot and verifies all of it from what the disk gives back."""
+    reporter.stage(f"install {plan.version} into slot {plan.slot}")
+    tree = TreeCheck(plan.index.root)
+    with Medium(device.slots[plan.slot]) as medium:
+        moved = transfer(
+            plan.index.root.stream,
+            source,
+            medium,
+            resume=plan.resume,
+            check=tree.add,
+            progress=reporter.progress,
+        )
+        tree.verify(medium.read_back)
+    return moved
+
+
+def _write_boot_artifact(
+    plan: Plan, device: Device, source: Source, reporter: Reporter
+) -> Transferred:
+    """Puts the boot artifact in place, whole: temporary name → flush → verify → rename."""
+    stream = plan.index.boot.stream
+    final, staged = device.boot_artifact(plan.slot), device.staged_artifact(plan.slot)
+    if final.exists():
+        with Medium(final) as medium:
+            if _digest(medium) == stream.sha256:
+                return Transferred(fetched=0, kept=stream.size)
+    reporter.stage("install boot artifact")
+    durable.make_directory(final.parent)
+    if any(action.kind == "remove-boot-artifact" for action in plan.actions):
+        # Power cut: the slot has neither an entry nor an artifact.
+        durable.remove_file(final)
+    with Medium(staged, create=True) as medium:
+        medium.truncate(stream.size)
+        moved = transfer(
+            stream,
+            source,
+            medium,
+            resume=plan.resume,
+            check=lambda _offset, _data: None,
+            progress=reporter.progress,
+        )
+        if _digest(medium) != stream.sha256:
+            raise TrustError(
+                f"cannot use the written boot artifact {staged}: it is not what was signed",
+                resolution="run the update again; if this repeats, the boot partition is bad",
+            )
+    durable.publish_file(staged, final)
+    return moved
+
+
+def _start_trial(plan: Plan, device: Device, requested_by: str) -> int:
+    """Generation record → state record → commit point. Returns the generation's number."""
+    root = plan.index.root
+    try:
+        generation = trial.start_trial(
+            device.store,
+            device.boot_control,
+            trial.Image(plan.index.system, plan.version, root.root_hash),
+            slot=plan.slot,
+            origin="update",
+            parent=device.store.load().committed,
+            requested_by=requested_by,
+            tries=device.config.trial.tries,
+            boot_id=device.boot_id,
+        )
+    except (OSError, OrbitalError):
+        # Not a power cut but an error, e.g. of the boot partition: this boot
+        # goes on, so take back what was recorded before the commit point.
+        drop_unarmed_trial(device)
+        raise
+    return generation.number
+
+
+def _digest(medium: Medium) -> str:
+    """The digest of all that the medium holds, read back."""
+    digest = hashlib.sha256()
+    for offset in range(0, medium.size, _BLOCK):
+        digest.update(medium.read_back(offset, _BLOCK))
+    return digest.hexdigest()
