@@ -121,6 +121,11 @@ class Console:
                     )
                 self._changed.wait(limit.remaining)
 
+    def search(self, pattern: str | re.Pattern[str], since: int = 0) -> re.Match[str] | None:
+        """The first match printed so far after the mark `since`."""
+        with self._changed:
+            return self._transcript.search(pattern, since)
+
     def write(self, data: bytes) -> None:
         """Types on the console."""
         self._socket.sendall(data)

@@ -62,6 +62,7 @@ class Qmp:
         self._replies: dict[int, dict[str, Any]] = {}
         self._last_id = 0
         self._closed = False
+        self._attached: int | None = None
         threading.Thread(target=self._read, name="qmp", daemon=True).start()
         self.execute("qmp_capabilities")
 
@@ -93,6 +94,11 @@ class Qmp:
                 details=f"arguments: {json.dumps(words)}",
             )
         return reply["return"]
+
+    def pass_descriptor(self, name: str, descriptor: int) -> None:
+        """Gives QEMU an open file, to be named in later commands as `fd:NAME`."""
+        self._attached = descriptor
+        self.execute("getfd", fdname=name)
 
     def monitor(self, command_line: str) -> str:
         """Runs a command of the human monitor; for what QMP lacks."""
@@ -138,7 +144,13 @@ class Qmp:
         line = json.dumps(message)
         self._note(">", line)
         try:
-            self._socket.sendall(line.encode() + b"\n")
+            data = line.encode() + b"\n"
+            if self._attached is None:
+                self._socket.sendall(data)
+            else:
+                # The descriptor travels with the command that names it.
+                socket.send_fds(self._socket, [data], [self._attached])
+                self._attached = None
         except OSError:
             self._closed = True
 
