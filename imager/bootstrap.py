@@ -17,6 +17,9 @@ from recovery.errors import FetchError, SpaceError, ToolError
 from recovery.process import run
 
 LOCK_MEMBER = "packages.lock"
+# Raise when a change below changes results: stages that took minutes of
+# downloads are not made again for a changed comment.
+VERSION = 1
 # Never wanted on a device or in a build: documentation and translations.
 EXCLUDED = (
     "/usr/share/doc/*",
@@ -44,7 +47,7 @@ _UNREACHABLE = (
     "does not have a Release file",
 )
 
-Variant = Literal["custom", "extract"]
+Variant = Literal["essential", "extract"]
 
 
 def bootstrap(
@@ -57,8 +60,10 @@ def bootstrap(
     architecture: str = "amd64",
     release: str = RELEASE,
 ) -> None:
-    """Installs (custom) or only unpacks (extract) packages with their dependencies into a tar.
+    """Writes a tar with packages and all they depend on: installed, or only unpacked.
 
+    variant: essential installs Debian's essential packages and these; extract
+    only unpacks these, and runs none of their scripts.
     The tar also holds `packages.lock` at its top: what came in, with hashes.
     epoch: SOURCE_DATE_EPOCH, seconds; no file is newer.
 
@@ -79,7 +84,9 @@ def bootstrap(
         '--aptopt=Apt::Install-Recommends "false"',
         '--aptopt=Acquire::Languages "none"',
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED),
+        # Essential packages are there after the extraction, the others in the end.
         f"--extract-hook={_RECORD}",
+        *([f"--customize-hook={_RECORD}"] if variant == "essential" else []),
         f"--include={','.join(packages)}",
         release,
         str(output),

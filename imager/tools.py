@@ -18,7 +18,7 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from imager.bootstrap import LOCK_MEMBER, bootstrap
+from imager.bootstrap import LOCK_MEMBER, VERSION, bootstrap
 from imager.cache import Cache
 from imager.mirror import Mirror, find_mirror
 from recovery.errors import ToolError
@@ -178,6 +178,7 @@ def prepare_tools(cache: Cache, mirror: Mirror | None = None, *, refresh: bool =
     inputs: dict[str, str | int] = {"version": _VERSION, "packages": " ".join(PACKAGES)}
     inputs["programs"] = repr(sorted(PROGRAMS.items()))
     inputs["wrapper"] = _WRAPPER
+    inputs["bootstrap"] = VERSION
     return Tools(cache.stage("tools", {**inputs}, build, refresh=refresh))
 
 

@@ -1,0 +1,143 @@
+"""The root file system an image starts from: Debian packages, or any tar or folder.
+
+Always ends as one uncompressed tar in the cache; a Debian base stays as it was
+resolved until `refresh` asks the mirror again, so warm builds need no network.
+"""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from zstandard import ZstdDecompressor
+
+from imager import archive, bootstrap, tree
+from imager.archive import write_tar
+from imager.bootstrap import EXCLUDED, LOCK_MEMBER
+from imager.cache import Cache, Input
+from imager.lock import DebianPackage, format_lock, parse_lock
+from imager.mirror import Mirror, find_mirror
+from imager.tree import Tree
+from manifests.catalogue import Product
+from recovery.errors import ManifestError, ToolError
+
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "riscv64": "riscv64", "armhf": "armhf"}
+# No file time in the tar depends on when or for what it is made.
+EPOCH = 1_700_000_000
+
+
+class Readable(Protocol):
+    """A stream of bytes, compressed or not."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most size bytes."""
+
+
+@dataclass(frozen=True)
+class BaseSystem:
+    """The base. archive: an uncompressed tar. packages: what is in it, as far as known."""
+
+    archive: Path
+    packages: tuple[DebianPackage, ...]
+
+    def tree(self) -> Tree:
+        """The base as a tree."""
+        return Tree.from_tar(self.archive)
+
+
+def prepare_base(
+    product: Product, cache: Cache, *, mirror: Mirror | None = None, refresh: bool = False
+) -> BaseSystem:
+    """The product's base, from the cache or made now.
+
+    Raises FetchError when the mirror is needed and cannot be reached,
+    ManifestError when base.tar or base.directory is not there, and what
+    `bootstrap` raises.
+    """
+    source = product.base_path
+    if source is None:
+        directory = _debian(product, cache, mirror, refresh)
+    else:
+        _check_source(source, product)
+        code: list[Input] = [Path(archive.__file__), Path(tree.__file__)]
+        directory = cache.stage("base", {"source": source, "code": code}, _importer(source))
+    text = (directory / LOCK_MEMBER).read_text()
+    return BaseSystem(directory / "base.tar", parse_lock(text))
+
+
+def _debian(product: Product, cache: Cache, mirror: Mirror | None, refresh: bool) -> Path:
+    packages = product.debian_packages
+    architecture = ARCHITECTURES[product.board.architecture]
+
+    def build(directory: Path) -> None:
+        bootstrap.bootstrap(
+            packages,
+            directory / "base.tar",
+            mirror=mirror or find_mirror(),
+            variant="essential",
+            epoch=EPOCH,
+            architecture=architecture,
+        )
+        fetched = Tree.from_tar(directory / "base.tar").read(LOCK_MEMBER).decode()
+        (directory / LOCK_MEMBER).write_text(format_lock(parse_lock(fetched)))
+
+    inputs: dict[str, Input] = {
+        "packages": " ".join(packages),
+        "architecture": architecture,
+        "excluded": " ".join(EXCLUDED),
+        "version": bootstrap.VERSION,
+    }
+    return cache.stage("base", inputs, build, refresh=refresh)
+
+
+def _check_source(source: Path, product: Product) -> None:
+    wanted = Path.is_dir if product.manifest.base.directory else Path.is_file
+    if not wanted(source):
+        raise ManifestError(
+            f"cannot use {product.files[0]}: base: there is no {source}",
+            resolution="paths in a manifest are relative to its folder",
+        )
+    if product.debian_packages:
+        raise ManifestError(
+            f"cannot add Debian packages to the base {source}",
+            details=f"wanted by system packages: {', '.join(product.debian_packages)}",
+            resolution="put them into the base itself and leave them out of debian_packages, "
+            "or use base.debian",
+        )
+
+
+def _importer(source: Path) -> Callable[[Path], None]:
+    def build(directory: Path) -> None:
+        output = directory / "base.tar"
+        if source.is_dir():
+            write_tar(Tree.from_directory(source), output, EPOCH)
+        else:
+            with _decompressed(source) as stream, output.open("wb") as out:
+                while data := stream.read(1 << 20):
+                    out.write(data)
+            Tree.from_tar(output)
+        (directory / LOCK_MEMBER).write_text("")
+
+    return build
+
+
+def _decompressed(path: Path) -> AbstractContextManager[Readable]:
+    """The tar inside path, by its first bytes: gzip, xz, zstd or not compressed."""
+    with path.open("rb") as stream:
+        magic = stream.read(6)
+    if magic.startswith(b"\x1f\x8b"):
+        return gzip.open(path)
+    if magic == b"\xfd7zXZ\x00":
+        return lzma.open(path)
+    if magic.startswith(b"\x28\xb5\x2f\xfd"):
+        return ZstdDecompressor().stream_reader(path.open("rb"), closefd=True)
+    if magic.startswith(b"BZh"):
+        raise ToolError(
+            f"cannot read {path}: bzip2 is not supported", resolution="use gzip, xz or zstd"
+        )
+    return path.open("rb")

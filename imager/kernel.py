@@ -1,0 +1,164 @@
+"""The board's kernel: its image, and the modules that initramfs and root image keep.
+
+Comes from the board's Debian package, unpacked only: nothing of it runs here.
+"""
+
+from __future__ import annotations
+
+import lzma
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from imager import bootstrap, modules
+from imager.bootstrap import LOCK_MEMBER
+from imager.cache import Cache, Input
+from imager.debian import ARCHITECTURES, EPOCH
+from imager.lock import DebianPackage, format_lock, parse_lock
+from imager.mirror import Mirror, find_mirror
+from imager.modules import ModuleIndex, parse_index
+from imager.tools import Tools
+from imager.tree import Tree
+from manifests.board import Board
+from recovery.errors import ToolError
+
+_INDEX_FILES = ("modules.dep", "modules.softdep", "modules.alias", "modules.builtin")
+# Raise when what `prepare_kernel` keeps of the package changes.
+_VERSION = 1
+# Made by the kernel's build, not by depmod; depmod needs them.
+_ORDER_FILES = ("modules.builtin", "modules.builtin.modinfo", "modules.order")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """An unpacked kernel package. version: as `uname -r` will say."""
+
+    directory: Path
+    version: str
+    tools: Tools = field(compare=False, repr=False)
+    cache: Cache = field(compare=False, repr=False)
+
+    @property
+    def image(self) -> Path:
+        """The compressed kernel, as a boot loader starts it."""
+        return self.directory / "vmlinuz"
+
+    @property
+    def packages(self) -> tuple[DebianPackage, ...]:
+        """What was fetched for it; only the package with the kernel itself is used."""
+        found = parse_lock((self.directory / LOCK_MEMBER).read_text())
+        return tuple(item for item in found if item.name == f"linux-image-{self.version}")
+
+    @cached_property
+    def index(self) -> ModuleIndex:
+        """Which modules there are and what they need."""
+        return parse_index({name: (self._modules / name).read_text() for name in _INDEX_FILES})
+
+    def module_files(self, names: Iterable[str]) -> list[tuple[str, Path]]:
+        """The modules and all they need, in load order, as (name, decompressed .ko file).
+
+        Modules that are built into the kernel are left out.
+        Raises ManifestError for a name that the kernel does not have.
+        """
+        order = self.index.closure(names)
+        inputs: dict[str, Input] = {
+            "kernel": self.cache.content(self.directory / LOCK_MEMBER),
+            "modules": " ".join(sorted(order)),
+        }
+        directory = self.cache.stage("modules", inputs, lambda out: self._decompress(order, out))
+        return [(name, directory / f"{name}.ko") for name in order]
+
+    def module_tree(self, names: Iterable[str]) -> Tree:
+        """/usr/lib/modules with the modules, all they need, and depmod's files for just these."""
+        chosen = self.module_files(sorted(set(names)))
+        inputs: dict[str, Input] = {
+            "kernel": self.cache.content(self.directory / LOCK_MEMBER),
+            "modules": " ".join(sorted(name for name, _ in chosen)),
+            "tools": self.tools.lock,
+            "code": [Path(modules.__file__), Path(__file__)],
+        }
+
+        def build(directory: Path) -> None:
+            top = directory / "usr/lib/modules" / self.version
+            for name, source in chosen:
+                path = top / self.index.files[name].removesuffix(".xz")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(source.read_bytes())
+            top.mkdir(parents=True, exist_ok=True)
+            for name in _ORDER_FILES:
+                (top / name).write_bytes((self._modules / name).read_bytes())
+            self.tools.run("depmod", "-b", directory / "usr", self.version)
+
+        return Tree.from_directory(self.cache.stage("module-tree", inputs, build))
+
+    @property
+    def _modules(self) -> Path:
+        return self.directory / "lib/modules" / self.version
+
+    def _decompress(self, order: list[str], directory: Path) -> None:
+        for name in order:
+            path = self._modules / self.index.files[name]
+            data = path.read_bytes()
+            if path.suffix == ".xz":
+                data = lzma.decompress(data)
+            (directory / f"{name}.ko").write_bytes(data)
+
+
+def prepare_kernel(
+    board: Board,
+    cache: Cache,
+    tools: Tools,
+    *,
+    mirror: Mirror | None = None,
+    refresh: bool = False,
+) -> Kernel:
+    """The board's kernel, from the cache or fetched now.
+
+    Raises what `imager.bootstrap.bootstrap` raises; ToolError when the package has no kernel.
+    """
+
+    def build(directory: Path) -> None:
+        fetched = directory / "kernel.tar"
+        bootstrap.bootstrap(
+            [board.kernel.package],
+            fetched,
+            mirror=mirror or find_mirror(),
+            variant="extract",
+            epoch=EPOCH,
+            architecture=ARCHITECTURES[board.architecture],
+        )
+        _unpack(Tree.from_tar(fetched), directory, board)
+        fetched.unlink()
+        version = (directory / "version").read_text()
+        tools.run("depmod", "-b", directory, version)
+
+    inputs: dict[str, Input] = {
+        "package": board.kernel.package,
+        "architecture": board.architecture,
+        "version": f"{bootstrap.VERSION}.{_VERSION}",
+    }
+    directory = cache.stage("kernel", inputs, build, refresh=refresh)
+    return Kernel(directory, (directory / "version").read_text(), tools, cache)
+
+
+def _unpack(tree: Tree, directory: Path, board: Board) -> None:
+    images = tree.glob("boot/vmlinu[xz]-*")
+    if len(images) != 1:
+        raise ToolError(
+            f"cannot find the kernel of {board.kernel.package}",
+            details=f"expected one boot/vmlinuz-VERSION, found: {', '.join(images) or 'none'}",
+            resolution="name a linux-image package in the board's kernel.package",
+        )
+    version = images[0].partition("-")[2]
+    (directory / "version").write_text(version)
+    (directory / "vmlinuz").write_bytes(tree.read(images[0]))
+    (directory / "config").write_bytes(tree.read(f"boot/config-{version}"))
+    lock = parse_lock(tree.read(LOCK_MEMBER).decode())
+    (directory / LOCK_MEMBER).write_text(format_lock(lock))
+    for path in tree.glob(f"usr/lib/modules/{version}/**"):
+        entry = tree.get(path)
+        if entry is not None and entry.kind == "file":
+            target = directory / path.removeprefix("usr/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(entry.read())
