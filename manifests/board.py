@@ -291,7 +291,7 @@ def _role_problems(board: Board) -> Iterator[Problem]:
         yield Problem(
             place,
             "exactly two slots, a and b",
-            listed([f'"{part.slot or "?"}"' for part in slots]) or "none",
+            " and ".join(part.slot or "one without a name" for part in slots) or "none",
             "describe one partition with slot: a and one with slot: b, both with role: slot",
         )
     elif slots[0].size != slots[1].size:

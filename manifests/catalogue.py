@@ -16,10 +16,10 @@ from pathlib import Path
 import msgspec
 
 from manifests.board import Board, board_problems
-from manifests.document import load_document
+from manifests.document import load_document, read_document, refuse
 from manifests.health import HealthCheck
 from manifests.package import PackageManifest, PackageSource, package_problems
-from manifests.problem import key_text, suggestion
+from manifests.problem import Problem, suggestion
 from manifests.system import SystemManifest, late_checks, system_problems
 from manifests.versions import version_key
 from recovery.errors import ManifestError
@@ -113,10 +113,7 @@ def load_product(
             f" {system_file} is made for {', '.join(manifest.boards)}",
             resolution=f'choose one of these boards, or add "{product_board.board}" to boards',
         )
-    package_files = [
-        _find_package(name, number, system_file, search)
-        for number, name in enumerate(manifest.system_packages)
-    ]
+    package_files = _package_files(manifest, system_file, search)
     packages = tuple(load_package(path) for path in package_files)
     product = Product(manifest, product_board, packages, (system_file, board_file, *package_files))
     _check_health(product)
@@ -148,7 +145,7 @@ def names(kind: str, search: Sequence[Path] = (REPOSITORY,)) -> tuple[str, ...]:
     for root in search:
         folder = root / _FOLDERS[kind]
         if kind == "package":
-            found.update(path.parent.name for path in folder.glob("*/package.yaml"))
+            found.update(path.parent.name for path in _packages(folder))
         else:
             found.update(path.stem for path in folder.glob("*.yaml"))
     return tuple(sorted(found))
@@ -179,40 +176,60 @@ def find(kind: str, name: str, search: Sequence[Path] = (REPOSITORY,)) -> Path:
     )
 
 
-def _find_package(name: str, number: int, system_file: Path, search: Sequence[Path]) -> Path:
-    """A package's file: beside the system's own folder first, then in the roots."""
-    for folder in (system_file.parent / "packages", system_file.parent.parent / "packages"):
-        if (folder / name / "package.yaml").is_file():
-            return folder / name / "package.yaml"
-    try:
-        return find("package", name, search)
-    except ManifestError as error:
-        raise ManifestError(
-            f"cannot use {system_file}: system_packages[{number}]: no package {name}",
-            details=error.brief,
-            resolution=error.resolution,
-        ) from error
+def _package_files(
+    manifest: SystemManifest, system_file: Path, search: Sequence[Path]
+) -> tuple[Path, ...]:
+    """The files of a system's packages: beside its own folder first, then in the roots."""
+    near = [system_file.parent / "packages", system_file.parent.parent / "packages"]
+    folders = [*near, *(root / _FOLDERS["package"] for root in search)]
+    files: list[Path] = []
+    problems: list[Problem] = []
+    for number, name in enumerate(manifest.system_packages):
+        found = [file for folder in folders if (file := folder / name / "package.yaml").is_file()]
+        files.extend(found[:1])
+        if not found:
+            known = sorted({file.parent.name for folder in folders for file in _packages(folder)})
+            problems.append(
+                Problem(
+                    ("system_packages", number),
+                    "the name of a package",
+                    f'"{name}"',
+                    f"{suggestion(name, known)}known: {', '.join(known) or 'none'}",
+                )
+            )
+    _refuse(system_file, problems)
+    return tuple(files)
+
+
+def _packages(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*/package.yaml"))
 
 
 def _check_health(product: Product) -> None:
-    """Check names are unique in the whole product: history names them."""
-    seen: dict[str, Path] = {}
+    """Names are unique in the whole product (history shows them), deadlines within the trial."""
+    owners: dict[str, Path] = {}
     documents = [
         (path, package.manifest.health)
         for path, package in zip(product.files[2:], product.packages, strict=True)
     ]
     documents.append((product.files[0], product.manifest.health))
     for path, checks in documents:
-        for problem in late_checks(checks, product.manifest.trial):
-            raise ManifestError(
-                f"cannot use {path}: {key_text(problem.path)}: {problem.text}",
-                resolution=problem.fix,
-            )
-        for check in checks:
-            if check.name in seen:
-                raise ManifestError(
-                    f"cannot use {path}: health: a second check is named {check.name}",
-                    details=f"the first is in {seen[check.name]}",
-                    resolution="give each check of the product its own name",
+        problems = list(late_checks(checks, product.manifest.trial))
+        for number, check in enumerate(checks):
+            if check.name in owners:
+                problems.append(
+                    Problem(
+                        ("health", number, "name"),
+                        "a name that no other check has",
+                        f'"{check.name}", which {owners[check.name]} has',
+                        "history names the check that failed; rename one of them",
+                    )
                 )
-            seen[check.name] = path
+            owners[check.name] = path
+        _refuse(path, problems)
+
+
+def _refuse(path: Path, problems: Sequence[Problem]) -> None:
+    """Raises ManifestError for problems of a document that was read before."""
+    if problems:
+        refuse(str(path), read_document(path), problems)

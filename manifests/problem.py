@@ -44,9 +44,14 @@ def listed(values: Sequence[str]) -> str:
     return f"{', '.join(values[:-1])} or {values[-1]}"
 
 
-def suggestion(word: str, known: Sequence[str]) -> str:
-    """A sentence that offers the closest of the known words, or ""."""
+def closest(word: str, known: Sequence[str]) -> str:
+    """The known word that word is a likely misspelling of, or ""."""
     import difflib
 
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f'did you mean "{close[0]}"? ' if close else ""
+    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.6)), "")
+
+
+def suggestion(word: str, known: Sequence[str]) -> str:
+    """A sentence that offers the closest of the known words, or ""."""
+    close = closest(word, known)
+    return f'did you mean "{close}"? ' if close else ""

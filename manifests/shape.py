@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from msgspec import inspect
 
-from manifests.problem import Path, Problem, listed, suggestion
+from manifests.problem import Path, Problem, closest, listed, suggestion
 from manifests.sizes import Size
 from manifests.yamltree import Value
 
@@ -121,8 +121,11 @@ def _struct(value: dict[str, Value], struct: inspect.StructType, path: Path) -> 
     for key in value:
         if key in known:
             continue
-        # A missing key is the likelier meaning of a misspelt one.
+        # A missing key is the likelier meaning of a misspelt one; then it is one
+        # mistake, not two.
+        meant = closest(key, missing)
         hint = suggestion(key, missing) or suggestion(key, known)
+        missing = [name for name in missing if name != meant]
         yield Problem(
             (*path, key), "a known key", "an unknown one", f"{hint}known keys: {', '.join(known)}"
         )
@@ -202,6 +205,8 @@ def _fix(value: Value, kind: inspect.Type, choices: list[str]) -> str:
         return "write true or false without quotes"
     if isinstance(kind, inspect.IntType) and isinstance(value, str):
         return "write the number without quotes"
+    if isinstance(kind, inspect.IntType) and isinstance(value, int):
+        return "choose a number within these limits"
     if isinstance(kind, inspect.VarTupleType):
         return 'write each item on its own line after "- "'
     return ""

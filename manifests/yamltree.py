@@ -7,6 +7,7 @@ text, duplicate keys, tags, anchors and aliases are refused.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 import yaml
@@ -48,28 +49,22 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, object]]] = {}  # noqa: RUF012
 
 
-def _resolve(tag: str, pattern: str, first: str) -> None:
-    import re
-
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(pattern), list(first))
-
-
-_resolve("bool", r"^(true|false)$", "tf")
-_resolve("null", r"^(~|null|)$", "~n\0")
-_Loader.yaml_implicit_resolvers.setdefault("", []).extend(
-    _Loader.yaml_implicit_resolvers.get("\0", [])
-)
-_resolve("int", r"^[-+]?[0-9]+$", "-+0123456789")
-_resolve("float", r"^[-+]?[0-9]+\.[0-9]*([eE][-+]?[0-9]+)?$", "-+0123456789")
+# Each kind with its pattern and what its text may begin with ("" is empty text).
+for _tag, _pattern, _first in (
+    ("bool", r"^(true|false)$", ["t", "f"]),
+    ("null", r"^(~|null|)$", ["~", "n", ""]),
+    ("int", r"^[-+]?[0-9]{1,18}$", list("-+0123456789")),
+    ("float", r"^[-+]?[0-9]{1,18}\.[0-9]{0,18}([eE][-+]?[0-9]{1,3})?$", list("-+0123456789")),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
 
 
 def parse_yaml(text: str) -> Tree:
     """Reads one document. Raises YamlError with the line when it is not acceptable."""
     tree = Tree()
-    loader = _Loader(text)
     try:
-        _refuse_references(text)
-        node = loader.get_single_node()
+        _refuse_excess(text)
+        node = yaml.compose(text, Loader=_Loader)
         if node is not None:
             tree.value = _value(node, (), tree)
     except yaml.MarkedYAMLError as error:
@@ -85,19 +80,23 @@ def parse_yaml(text: str) -> Tree:
         ) from error
     except yaml.YAMLError as error:
         raise YamlError(1, Problem((), "well-formed YAML", str(error).splitlines()[0])) from error
-    finally:
-        loader.dispose()
     return tree
 
 
-def _refuse_references(text: str) -> None:
-    """Refuses anchors and aliases, with which a small text can expand without bounds."""
+def _refuse_excess(text: str) -> None:
+    """Refuses what makes a small text expensive: anchors and aliases, deep nesting."""
+    depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        line = (event.start_mark.line if event.start_mark else 0) + 1
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise YamlError(
-                (event.start_mark.line if event.start_mark else 0) + 1,
-                Problem((), "plain values", "an anchor or alias", "write the value out"),
-            )
+            problem = Problem((), "plain values", "an anchor or alias", "write the value out")
+            raise YamlError(line, problem)
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            raise YamlError(line, Problem((), f"at most {MAX_DEPTH} levels of nesting", "more"))
 
 
 def _value(node: yaml.Node, path: Path, tree: Tree) -> Value:
@@ -106,8 +105,6 @@ def _value(node: yaml.Node, path: Path, tree: Tree) -> Value:
     kind = node.tag.removeprefix("tag:yaml.org,2002:")
     if kind not in _PLAIN:
         raise YamlError(line, Problem(path, "a plain value", f"tag {node.tag}", "remove the tag"))
-    if len(path) > MAX_DEPTH:
-        raise YamlError(line, Problem(path[:4], f"at most {MAX_DEPTH} levels", "more"))
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, path, tree)
     if isinstance(node, yaml.SequenceNode):
