@@ -14,14 +14,10 @@
 
 from __future__ import annotations
 
-import lzma
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path, PurePosixPath
-
-import zstandard
 
 from imager.archive import write_cpio
 from imager.elf import dependencies
@@ -36,28 +32,21 @@ APPLETS = (
 _MOUNT_POINTS = ("dev", "proc", "run", "sys", "sysroot")
 _PROGRAMS = ("busybox", "dmsetup")
 _DIRECTORIES = ("usr/bin", "usr/sbin")
-# zstd's best levels ask for a window that kernels do not grant (8 MiB is the limit).
+# Levels above ask for a larger window than the 8 MiB that kernels grant.
 _COMPRESSION = "-19"
-
-
-@dataclass(frozen=True)
-class KernelModule:
-    """A kernel module file. name: as in the tree, e.g. "dm-verity.ko.xz". content: as it is."""
-
-    name: str
-    content: bytes
 
 
 def initramfs_tree(
     root: Tree,
-    watchdog: Sequence[KernelModule],
-    modules: Sequence[KernelModule],
+    watchdog: Sequence[tuple[str, Path]],
+    modules: Sequence[tuple[str, Path]],
     hooks: Mapping[str, bytes] | None = None,
 ) -> Tree:
     """The content of the initramfs.
 
     root: tree of the root image (with busybox-static and dmsetup). watchdog,
-    modules: in the order to load, each after what it depends on. hooks: by
+    modules: names and decompressed files as of `imager.kernel.Kernel.module_files`,
+    in the order to load. A module in both is loaded with the watchdog. hooks: by
     file name, run in the order of their names.
     Raises ManifestError when the root image lacks a program or a library.
     """
@@ -71,7 +60,8 @@ def initramfs_tree(
     for applet in APPLETS:
         tree.symlink(f"bin/{applet}", "busybox")
     _add_modules(tree, "modules/watchdog", watchdog)
-    _add_modules(tree, "modules/root", modules)
+    early = {name for name, _ in watchdog}
+    _add_modules(tree, "modules/root", [item for item in modules if item[0] not in early])
     for name, content in (hooks or {}).items():
         tree.file(f"hooks/{name}", content, 0o755)
     return tree
@@ -143,28 +133,7 @@ def _find(root: Tree, name: str, directories: Sequence[str]) -> str | None:
     return None
 
 
-def _add_modules(tree: Tree, directory: str, modules: Sequence[KernelModule]) -> None:
+def _add_modules(tree: Tree, directory: str, modules: Sequence[tuple[str, Path]]) -> None:
     # Uncompressed: the whole archive is compressed once, and every kernel can load them.
-    for number, module in enumerate(modules):
-        name = module.name.partition(".ko")[0]
-        tree.file(f"{directory}/{number:02}-{name}.ko", _decompress(module))
-
-
-def _decompress(module: KernelModule) -> bytes:
-    suffix = PurePosixPath(module.name).suffix
-    try:
-        if suffix == ".xz":
-            return lzma.decompress(module.content)
-        if suffix == ".zst":
-            # Streaming: the frames of kernel modules do not record their size.
-            return zstandard.ZstdDecompressor().decompressobj().decompress(module.content)
-    except (lzma.LZMAError, zstandard.ZstdError) as error:
-        raise ManifestError(
-            f"cannot decompress the kernel module {module.name}: {error}"
-        ) from error
-    if suffix != ".ko":
-        raise ManifestError(
-            f"cannot use the kernel module {module.name}: unknown compression {suffix}",
-            resolution="known are .ko, .ko.xz and .ko.zst",
-        )
-    return module.content
+    for number, (name, file) in enumerate(modules):
+        tree.host_file(f"{directory}/{number:02}-{name}.ko", file)

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from imager.modules import canonical
 from imager.signing import PeSigner
 from imager.tools import Tools
 from manifests.board import Architecture, Board
@@ -43,7 +44,7 @@ def command_line(
     if board.watchdog:
         watchdog = board.watchdog
         words.append(
-            f"orbital.watchdog={watchdog.driver}:"
+            f"orbital.watchdog={canonical(watchdog.driver)}:"
             f"{watchdog.timeout_parameter}={watchdog.timeout_seconds}"
         )
     # panic=-1: restart at once, so that a panic is a failed try. gpt_auto: our
