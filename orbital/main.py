@@ -11,9 +11,9 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from orbital.output import Output
+from orbital.output import Output, ReaderGone
 from recovery.errors import OrbitalError, RefusedError
 
 VERSION = "0.1.0"
@@ -29,8 +29,7 @@ exit codes:
 """
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """A group of commands: the module that implements it and where it runs."""
 
     module: str
@@ -69,9 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         output.error(_Interrupted())
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output has gone (orbital ... | head): not an error
-        # of ours. stdout must not be flushed again when the interpreter exits.
+    except ReaderGone:
+        # What is still buffered must not be flushed when the interpreter exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except (OrbitalError, OSError) as error:

@@ -40,6 +40,10 @@ def error_document(error: OrbitalError) -> dict[str, object]:
     }
 
 
+class ReaderGone(Exception):
+    """Nobody reads our stdout any more (orbital ... | head): time to stop, not an error."""
+
+
 class PlainReporter:
     """Whole lines for logs and pipes: every stage, then every tenth of it."""
 
@@ -174,13 +178,13 @@ class Output:
         if self.json:
             self._print_json(data)
         elif text:
-            print(text, file=self._stdout)
+            self._print(text)
 
     def line(self, text: str) -> None:
         """One line for people; silent with --json."""
         if not self.json:
             self._progress.close()
-            print(text, file=self._stdout, flush=True)
+            self._print(text)
 
     def error(self, error: OrbitalError) -> None:
         """An error: text on stderr; with --json an object {"error": ...} on stdout."""
@@ -194,11 +198,18 @@ class Output:
                 print(f"  {line}", file=self._stderr)
 
     def close(self) -> None:
-        """Ends a pending progress line and writes out everything printed."""
+        """Ends a pending progress line."""
         self._progress.close()
-        self._stdout.flush()
 
     def _print_json(self, data: Mapping[str, object]) -> None:
         import json
 
-        print(json.dumps(data, indent=2), file=self._stdout)
+        self._print(json.dumps(data, indent=2))
+
+    def _print(self, text: str) -> None:
+        """Writes out at once, so that a reader who has gone is noticed here, where a
+        broken pipe can only be stdout's and not that of a network connection."""
+        try:
+            print(text, file=self._stdout, flush=True)
+        except BrokenPipeError as error:
+            raise ReaderGone from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 import subprocess
 import sys
 import tomllib
@@ -173,6 +174,21 @@ def test_ctrl_c_ends_with_130(
     group(interrupt)
     assert command_line.main(["try", "run"]) == 130
     assert capsys.readouterr().err == "orbital: cannot finish: interrupted\n"
+
+
+def test_a_connection_that_breaks_is_not_taken_for_a_reader_that_goes_away(
+    group: Callable[[Handler], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def send(args: argparse.Namespace, output: Output) -> int:  # noqa: ARG001
+        left, right = socket.socketpair()
+        with left, right:
+            right.close()
+            left.sendall(b"x" * 10_000_000)
+        return 0
+
+    group(send)
+    assert command_line.main(["try", "run"]) == 1
+    assert "Broken pipe" in capsys.readouterr().err
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:
