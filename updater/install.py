@@ -8,6 +8,7 @@ the next update continues; after it, it boots the new image on trial.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
 
@@ -166,7 +167,9 @@ def _start_trial(plan: Plan, device: Device, requested_by: str) -> int:
     except (OSError, OrbitalError):
         # Not a power cut but an error, e.g. of the boot partition: this boot
         # goes on, so take back what was recorded before the commit point.
-        drop_unarmed_trial(device)
+        # When that fails too, the next boot does it.
+        with contextlib.suppress(OSError, OrbitalError):
+            drop_unarmed_trial(device)
         raise
     return generation.number
 

@@ -1,0 +1,1 @@
+"""Tests of the repository on the publisher's side."""

@@ -1,0 +1,1 @@
+"""Tests of the updater: trust, plan, transfer, install."""
