@@ -58,3 +58,6 @@ class BootControl(Protocol):
 
     def mark_unbootable(self, slot: Slot) -> None:
         """Makes the loader never start slot again until the next set_active."""
+
+    def tidy(self) -> None:
+        """Removes what interrupted changes left, without changing what the record means."""

@@ -19,11 +19,13 @@ from __future__ import annotations
 
 import time
 
+from recovery import plan
 from recovery.errors import RefusedError
 from recovery.generations import Generation
 from recovery.history import Event
 from recovery.slots import BootControl, Slot, other_slot
-from recovery.state import StateRecord, StateStore, Trial
+from recovery.state import StateRecord, StateStore
+from recovery.steps import apply
 from recovery.value import Value, replace
 
 TYPE_CHECKING = False
@@ -63,9 +65,7 @@ def release_slot(store: StateStore, boot_control: BootControl) -> Slot:
     record = store.load()
     require_idle(record)
     slot = _inactive_slot(store, record, boot_control)
-    if record.previous is not None:
-        store.save(replace(record, previous=None))
-    boot_control.mark_unbootable(slot)
+    apply(plan.release(record, slot), store, boot_control)
     return slot
 
 
@@ -91,44 +91,27 @@ def start_trial(
     require_idle(record)
     if slot != _inactive_slot(store, record, boot_control):
         raise RefusedError(f"cannot try slot {slot}: it holds the committed generation")
-    now = int(time.time())
+    committed = store.generations.load(record.committed)
     generation = Generation(
-        number=max(record.next_generation, *(n + 1 for n in store.generations.numbers()), 1),
+        number=max((record.next_generation, *(n + 1 for n in store.generations.numbers()))),
         slot=slot,
         system=image.system,
         version=image.version,
         root_hash=image.root_hash,
         parent=parent,
-        created=now,
+        created=int(time.time()),
         origin=origin,
         requested_by=requested_by,
     )
-    committed = store.generations.load(record.committed)
-    # A power cut here leaves a record file that nothing refers to.
-    store.generations.write(generation)
-    # A power cut here leaves a trial without a boot entry: dropped as interrupted.
-    store.save(
-        replace(
-            record,
-            next_generation=generation.number + 1,
-            trial=Trial(generation=generation.number, tries=tries, armed_boot=boot_id),
-        )
+    steps = plan.install(
+        record,
+        generation,
+        committed.version if committed else "",
+        tries=tries,
+        boot_id=boot_id,
+        reason=reason or origin,
     )
-    store.history.append(
-        Event(
-            event="installed",
-            generation=generation.number,
-            from_version=committed.version if committed else "",
-            to_version=generation.version,
-            slot=slot,
-            reason=reason or origin,
-            requested_by=requested_by,
-            time=now,
-            boot_id=boot_id,
-        )
-    )
-    # The commit point: from here on the loader starts the new generation.
-    boot_control.set_active(slot, tries)
+    apply(steps, store, boot_control)
     return generation
 
 

@@ -1,0 +1,79 @@
+"""Opens the boot control of the board that a device is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from recovery import process
+from recovery.boot import running_image
+from recovery.device import DeviceConfig
+from recovery.errors import BootControlError, OrbitalError
+from recovery.partitions import backing_labels, find_partition
+from recovery.slots import BootControl, Slot
+
+BOOT_DIRECTORY = "run/orbital/boot"
+
+
+def open_boot_control(config: DeviceConfig, root: Path = Path("/")) -> BootControl:
+    """The loader's record, with its partition mounted. Raises BootControlError."""
+    if config.boot_control == "systemd-boot":
+        from recovery.bootcontrol.systemd_boot import SystemdBoot
+
+        return SystemdBoot(boot_partition(config, root), verified_slot(config, root))
+    raise BootControlError(
+        f"cannot drive boot control {config.boot_control!r}",
+        resolution="known: systemd-boot; check boot_control in the board's manifest",
+    )
+
+
+def boot_partition(config: DeviceConfig, root: Path = Path("/")) -> Path:
+    """The directory where the partition with the boot artifacts is mounted; mounts it if needed.
+
+    It stays unmounted until somebody needs it: a FAT that is not mounted
+    cannot be hurt by a power cut. With another root than "/" the directory is
+    used as it is.
+    """
+    directory = root / BOOT_DIRECTORY
+    if root != Path("/") or os.path.ismount(directory):
+        return directory
+    try:
+        device = find_partition(config.boot_partition, root)
+        directory.mkdir(parents=True, exist_ok=True)
+        process.run(
+            ["mount", "-t", "vfat", "-o", "umask=0077,nosuid,nodev,noexec", device, directory],
+            timeout=60,
+        )
+    except (OSError, OrbitalError) as error:
+        raise BootControlError(
+            f"cannot mount the boot partition {config.boot_partition!r}", details=str(error)
+        ) from error
+    return directory
+
+
+def verified_slot(config: DeviceConfig, root: Path = Path("/")) -> Slot:
+    """The running slot as the initramfs named it, checked against the device that / is on.
+
+    Raises BootControlError when they differ: nothing may be written then.
+    """
+    try:
+        slot = running_image(root).slot
+        labels = backing_labels(_root_device(root), root)
+    except (OSError, OrbitalError) as error:
+        raise BootControlError("cannot tell which slot runs", details=str(error)) from error
+    if labels and config.slots[slot] not in labels:
+        raise BootControlError(
+            f"cannot trust the running slot: the initramfs named {slot}",
+            details=f"the root file system is on {', '.join(labels)}",
+        )
+    return slot
+
+
+def _root_device(root: Path) -> str:
+    """major:minor of the file system on /: the top of the stack of mounts there."""
+    found = ""
+    for line in (root / "proc/self/mountinfo").read_text().splitlines():
+        fields = line.split()
+        if len(fields) > 4 and fields[4] == "/":
+            found = fields[2]
+    return found
