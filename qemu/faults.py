@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from qemu import gpt, storage
 from qemu.deadline import Deadline
@@ -104,7 +104,7 @@ def cut_at_file(path: Path, pattern: str, machine: Machine) -> PowerCut:
 
 def set_link(machine: Machine, *, up: bool) -> None:
     """Plugs or unplugs the network cable."""
-    machine.qmp.execute("set_link", name=NETWORK, up=up)
+    machine.qmp.execute("set_link", {"name": NETWORK, "up": up})
 
 
 @contextmanager
@@ -123,16 +123,9 @@ def throttle_disk(machine: Machine, *, bytes_per_second: int = 0, operations: in
 
     operations: reads and writes per second.
     """
-    machine.qmp.execute(
-        "block_set_io_throttle",
-        id=DISK,
-        bps=bytes_per_second,
-        bps_rd=0,
-        bps_wr=0,
-        iops=operations,
-        iops_rd=0,
-        iops_wr=0,
-    )
+    limits = {"bps": bytes_per_second, "bps_rd": 0, "bps_wr": 0}
+    limits |= {"iops": operations, "iops_rd": 0, "iops_wr": 0}
+    machine.qmp.execute("block_set_io_throttle", {"id": _disk_device(machine), **limits})
 
 
 @contextmanager
@@ -172,20 +165,28 @@ def disk_errors(
     if offset is not None:
         rule["sector"] = offset // gpt.SECTOR
     node = "faulty0"
-    filtered: dict[str, Any] = {"driver": "blkdebug", "image": "image0", "inject-error": [rule]}
-    machine.qmp.execute("blockdev-add", node_name=node, **filtered)
+    machine.qmp.execute(
+        "blockdev-add",
+        {"driver": "blkdebug", "node-name": node, "image": "image0", "inject-error": [rule]},
+    )
     _attach_disk(machine, node)
     try:
         yield
     finally:
         if machine.running:
             _attach_disk(machine, "image0")
-            machine.qmp.execute("blockdev-del", node_name=node)
+            machine.qmp.execute("blockdev-del", {"node-name": node})
 
 
 def _attach_disk(machine: Machine, node: str) -> None:
-    path = f"/machine/peripheral/{DISK}/virtio-backend"
-    machine.qmp.execute("qom-set", path=path, property="drive", value=node)
+    device = _disk_device(machine)
+    machine.qmp.execute("qom-set", {"path": device, "property": "drive", "value": node})
+
+
+def _disk_device(machine: Machine) -> str:
+    """QEMU's object path of the disk; virtio disks have a device within the device."""
+    paths = [str(entry.get("qdev", "")) for entry in machine.qmp.execute("query-block")]
+    return next(path for path in paths if f"/{DISK}" in f"/{path}")
 
 
 def hang(machine: Machine) -> None:

@@ -11,7 +11,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,14 +66,15 @@ class Qmp:
         threading.Thread(target=self._read, name="qmp", daemon=True).start()
         self.execute("qmp_capabilities")
 
-    def execute(self, command: str, *, timeout: float = 30, **arguments: Any) -> Any:
+    def execute(
+        self, command: str, arguments: Mapping[str, Any] | None = None, *, timeout: float = 30
+    ) -> Any:
         """Runs a command and returns its result.
 
-        An underscore in an argument's name stands for QEMU's dash.
         Raises MachineError when QEMU refuses it, MachineExited when QEMU is
         gone, DeadlineExpired when it does not answer.
         """
-        words = {name.replace("_", "-"): value for name, value in arguments.items()}
+        words = dict(arguments or {})
         deadline = Deadline(timeout)
         with self._changed:
             self._last_id += 1
@@ -98,11 +99,13 @@ class Qmp:
     def pass_descriptor(self, name: str, descriptor: int) -> None:
         """Gives QEMU an open file, to be named in later commands as `fd:NAME`."""
         self._attached = descriptor
-        self.execute("getfd", fdname=name)
+        self.execute("getfd", {"fdname": name})
 
     def monitor(self, command_line: str) -> str:
         """Runs a command of the human monitor; for what QMP lacks."""
-        return str(self.execute("human-monitor-command", command_line=command_line, timeout=300))
+        return str(
+            self.execute("human-monitor-command", {"command-line": command_line}, timeout=300)
+        )
 
     @property
     def mark(self) -> int:

@@ -77,10 +77,10 @@ def save(machine: Machine, directory: Path) -> Snapshot:
         machine.extra,
     )
     machine.qmp.execute("stop")
-    machine.qmp.execute("migrate-set-parameters", max_bandwidth=_BANDWIDTH)
+    machine.qmp.execute("migrate-set-parameters", {"max-bandwidth": _BANDWIDTH})
     with snapshot.memory.open("wb") as memory:
         machine.qmp.pass_descriptor("memory", memory.fileno())
-        machine.qmp.execute("migrate", uri="fd:memory")
+        machine.qmp.execute("migrate", {"uri": "fd:memory"})
     _await_migration(machine)
     machine.qmp.execute("quit")
     machine.wait(30)
@@ -129,7 +129,7 @@ def restore(
     try:
         with snapshot.memory.open("rb") as memory:
             machine.qmp.pass_descriptor("memory", memory.fileno())
-            machine.qmp.execute("migrate-incoming", uri="fd:memory")
+            machine.qmp.execute("migrate-incoming", {"uri": "fd:memory"})
         _await_migration(machine)
         machine.qmp.execute("cont")
         if snapshot.shell:

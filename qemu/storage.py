@@ -73,8 +73,8 @@ def create_overlay(path: Path, base: Path, size: int | None = None) -> None:
     }
     with _daemon() as (qmp, _):
         if size is None:
-            qmp.execute("blockdev-add", node_name="base", **node)
-            found = qmp.execute("query-named-block-nodes", flat=True)
+            qmp.execute("blockdev-add", {"node-name": "base", **node})
+            found = qmp.execute("query-named-block-nodes", {"flat": True})
             size = next(n["image"]["virtual-size"] for n in found if n["node-name"] == "base")
         _create(qmp, path, size, {"backing-file": str(base.resolve()), "backing-fmt": form})
 
@@ -88,21 +88,21 @@ def create_empty(path: Path, size: int) -> None:
 def _create(qmp: Qmp, path: Path, size: int, backing: dict[str, str]) -> None:
     path.unlink(missing_ok=True)
     path.touch()
-    qmp.execute("blockdev-add", driver="file", node_name="file", filename=str(path))
+    qmp.execute("blockdev-add", {"driver": "file", "node-name": "file", "filename": str(path)})
     options: dict[str, Any] = {"driver": "qcow2", "file": "file", "size": size, **backing}
     _job(qmp, "create", options)
-    qmp.execute("blockdev-del", node_name="file")
+    qmp.execute("blockdev-del", {"node-name": "file"})
 
 
 def _job(qmp: Qmp, name: str, options: dict[str, Any]) -> None:
-    qmp.execute("blockdev-create", job_id=name, options=options)
+    qmp.execute("blockdev-create", {"job-id": name, "options": options})
     qmp.wait_event(
         "JOB_STATUS_CHANGE",
         60,
         accept=lambda data: data["id"] == name and data["status"] == "concluded",
     )
     failed = next(job.get("error") for job in qmp.execute("query-jobs") if job["id"] == name)
-    qmp.execute("job-dismiss", id=name)
+    qmp.execute("job-dismiss", {"id": name})
     if failed:
         raise MachineError(f"cannot create a disk: {failed}")
 
@@ -123,15 +123,10 @@ def open_disk(path: Path, *, writable: bool = False) -> Iterator[NbdClient]:
     ]
     with _daemon(*options) as (qmp, listeners):
         server = listeners.directory / "nbd"
-        qmp.execute("nbd-server-start", addr={"type": "unix", "data": {"path": str(server)}})
-        qmp.execute(
-            "block-export-add",
-            type="nbd",
-            id="disk",
-            node_name="disk",
-            name="disk",
-            writable=writable,
-        )
+        address = {"type": "unix", "data": {"path": str(server)}}
+        qmp.execute("nbd-server-start", {"addr": address})
+        export = {"type": "nbd", "id": "disk", "node-name": "disk", "name": "disk"}
+        qmp.execute("block-export-add", {**export, "writable": writable})
         client = NbdClient(server, "disk")
         try:
             yield client
