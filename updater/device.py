@@ -11,11 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from recovery.boot import load_report
+from recovery.bootcontrol.open import boot_partition, open_boot_control
 from recovery.device import DeviceConfig
+from recovery.device import load as load_config
 from recovery.errors import StateError
-from recovery.slots import BootControl, Slot, other_slot
-from recovery.state import StateStore
+from recovery.partitions import find_partition
+from recovery.slots import SLOTS, BootControl, Slot, other_slot
+from recovery.state import STATE_ROOT, StateStore
 from updater.plan import Facts
+
+ANCHOR = "usr/lib/orbital/trust/root.json"
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,31 @@ class Device:
             boot_free=room.f_bavail * room.f_frsize + _size(self.staged_artifact(slot)),
             boot_present=_size(self.boot_artifact(slot)),
         )
+
+
+def open_device(root: Path = Path("/")) -> Device:
+    """This device. Mounts the boot partition.
+
+    Raises ManifestError, StateError or BootControlError when it is not a
+    device that was booted by Orbital, or when nothing it writes would last.
+    """
+    config = load_config(root)
+    report = load_report(root)
+    if report.volatile:
+        raise StateError(
+            "cannot change this device: its state partition could not be used at boot",
+            details="; ".join(report.notes),
+            resolution="repair the disk, then reboot",
+        )
+    return Device(
+        config=config,
+        store=StateStore(root / STATE_ROOT.relative_to("/")),
+        boot_control=open_boot_control(config, root),
+        slots={slot: find_partition(config.slots[slot], root) for slot in SLOTS},
+        boot_directory=boot_partition(config, root),
+        anchor=root / ANCHOR,
+        boot_id=report.boot_id,
+    )
 
 
 def _size(path: Path) -> int:

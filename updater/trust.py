@@ -36,7 +36,6 @@ from updater import seen as seen_record
 from updater.seen import Seen
 from updater.source import NotFoundError, Source
 
-ANCHOR = Path("/usr/lib/orbital/trust/root.json")
 OS_ROLE = "os"
 _CACHED = ("timestamp.json", "snapshot.json", "targets.json", f"{OS_ROLE}.json")
 _LARGEST = 8 << 20

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from recovery import durable
+from recovery.bootcontrol.systemd_boot import SystemdBoot, entry_name, entry_text
 from recovery.device import DeviceConfig, TrialPolicy
 from recovery.generations import Generation
 from recovery.reporter import SilentReporter
-from recovery.slots import Slot, SlotState, other_slot
+from recovery.slots import BootControl, Slot, SlotState, other_slot
 from recovery.state import StateRecord, StateStore
 from tests.updater.publisher import NOW
 from updater.device import Device
@@ -19,58 +18,6 @@ from updater.update import Offer, Outcome, Request, check, update
 
 SLOT_SIZE = 1 << 20
 BOOT_ID = "boot-1"
-
-
-class FileBootControl:
-    """A boot loader's record in one JSON file, replaced durably like a real one's."""
-
-    def __init__(self, path: Path, current: Slot) -> None:
-        """Creates the record with the current slot successful and the other unbootable."""
-        self.path = path
-        self.current: Slot = current
-        self._write({current: {"version": 1, "tries": None}})
-
-    def current_slot(self) -> Slot:
-        """The slot given at the start."""
-        return self.current
-
-    def active_slot(self) -> Slot | None:
-        """The bootable slot with the highest activation number."""
-        bootable = {s: e["version"] for s, e in self._read().items() if e["tries"] != 0}
-        slot = max(bootable, key=lambda name: bootable[name] or 0, default=None)
-        return None if slot is None else ("a" if slot == "a" else "b")
-
-    def slot_state(self, slot: Slot) -> SlotState:
-        """From the record."""
-        entry = self._read().get(slot)
-        if entry is None:
-            return SlotState(False, False, None)
-        return SlotState(entry["tries"] != 0, entry["tries"] is None, entry["tries"])
-
-    def set_active(self, slot: Slot, tries: int) -> None:
-        """Gives the slot the highest activation number."""
-        record = self._read()
-        highest = max((entry["version"] or 0 for entry in record.values()), default=0)
-        self._write({**record, slot: {"version": highest + 1, "tries": tries}})
-
-    def mark_successful(self, slot: Slot) -> None:
-        """Stops counting."""
-        record = self._read()
-        self._write({**record, slot: {**record[slot], "tries": None}})
-
-    def mark_unbootable(self, slot: Slot) -> None:
-        """Drops the entry."""
-        record = self._read()
-        if slot in record:
-            del record[slot]
-            self._write(record)
-
-    def _read(self) -> dict[str, dict[str, int | None]]:
-        record: dict[str, dict[str, int | None]] = json.loads(self.path.read_bytes())
-        return record
-
-    def _write(self, record: dict[str, dict[str, int | None]]) -> None:
-        durable.replace_file(self.path, json.dumps(record, sort_keys=True).encode())
 
 
 @dataclass
@@ -115,7 +62,10 @@ class FileDevice:
             Generation(1, "a", self.system, self.version, "11" * 32, None, 0, "factory", "imager")
         )
         store.save(StateRecord(next_generation=2, committed=1))
-        self.boot_control = FileBootControl(esp / "loader.json", "a")
+        entries = esp / "loader" / "entries"
+        entries.mkdir(parents=True)
+        (entries / entry_name("a", None)).write_text(entry_text("a", 1))
+        self.boot_control: BootControl = SystemdBoot(esp, "a")
         self.device = Device(
             config, store, self.boot_control, slots, esp, self.anchor, self.boot_id
         )
@@ -159,7 +109,7 @@ class FileDevice:
 
     def assert_on_trial(self, root: bytes, boot: bytes, version: str) -> None:
         """The other slot holds the image, whole, and is what boots next, on trial."""
-        slot = other_slot(self.boot_control.current)
+        slot = other_slot(self.boot_control.current_slot())
         assert self.slot_bytes(slot, len(root)) == root
         assert self.device.boot_artifact(slot).read_bytes() == boot
         assert self.boot_control.active_slot() == slot
@@ -173,7 +123,7 @@ class FileDevice:
 
     def assert_unaffected(self) -> None:
         """The running slot is whole and is what boots next."""
-        slot = self.boot_control.current
+        slot = self.boot_control.current_slot()
         assert self.boot_control.active_slot() == slot
         assert self.boot_control.slot_state(slot).successful
         assert self.device.boot_artifact(slot).read_bytes() == b"boot artifact of 1.0"
