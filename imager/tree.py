@@ -193,6 +193,11 @@ class Tree:
         other._entries = dict(self._entries)
         return other
 
+    def has_content(self, directory: str) -> bool:
+        """Whether anything is below the directory."""
+        prefix = f"{directory}/"
+        return any(path.startswith(prefix) for path in self._entries)
+
     def chmod(self, path: str, mode: int) -> None:
         """Changes the mode of an entry that exists."""
         self._entries[path] = replace(self._entries[path], mode=mode)

@@ -1,0 +1,121 @@
+"""What an image says of itself and for whom it is: small documents, from a product. Pure."""
+
+from __future__ import annotations
+
+from imager.tree import Tree
+from manifests.catalogue import Product
+from manifests.health import device_check
+from manifests.system import device_trial, device_update
+from recovery.device import DeviceConfig, SystemPackage
+
+_OWN_FIELDS = (
+    "BUILD_ID",
+    "ID",
+    "ID_LIKE",
+    "IMAGE_ID",
+    "IMAGE_VERSION",
+    "NAME",
+    "PRETTY_NAME",
+    "VERSION",
+    "VERSION_CODENAME",
+    "VERSION_ID",
+)
+
+
+def device_config(product: Product, built: int) -> DeviceConfig:
+    """The document that device programs read. built: SOURCE_DATE_EPOCH of the image."""
+    board, manifest = product.board, product.manifest
+    return DeviceConfig(
+        system=manifest.system,
+        version=manifest.version,
+        board=board.board,
+        architecture=board.architecture,
+        built=built,
+        boot_control=board.boot_control,
+        boot_partition=board.boot_partition.label,
+        state=board.state_partition.label,
+        slots=board.slot_labels,
+        watchdog=board.watchdog.timeout_seconds if board.watchdog else 0,
+        health=tuple(device_check(check) for check in product.health),
+        trial=device_trial(manifest.trial),
+        update=device_update(manifest.update),
+        packages=tuple(
+            SystemPackage(source.manifest.package, source.manifest.version, source.manifest.summary)
+            for source in product.packages
+        ),
+    )
+
+
+def os_release(base: Tree, product: Product) -> bytes:
+    """os-release(5): the product's identity, and what else the base says of itself."""
+    path = "usr/lib/os-release"
+    present = base.read(path).decode() if path in base else ""
+    fields = dict(
+        line.split("=", 1)
+        for line in present.splitlines()
+        if "=" in line and not line.startswith("#")
+    )
+    manifest = product.manifest
+    own = {
+        "NAME": f'"{manifest.system}"',
+        "PRETTY_NAME": f'"{manifest.system} {manifest.version}"',
+        "ID": manifest.system.replace("-", "_"),
+        "VERSION_ID": f'"{manifest.version}"',
+        "IMAGE_ID": manifest.system,
+        "IMAGE_VERSION": f'"{manifest.version}"',
+    }
+    if "ID" in fields:
+        parents = " ".join([fields["ID"].strip('"'), *fields.get("ID_LIKE", "").strip('"').split()])
+        own["ID_LIKE"] = f'"{parents}"'
+    kept = {name: value for name, value in fields.items() if name not in _OWN_FIELDS}
+    return "".join(f"{name}={value}\n" for name, value in {**own, **kept}.items()).encode()
+
+
+def system_conf(product: Product) -> str:
+    """systemd-system.conf(5): the watchdog, and no crash that waits for a person."""
+    lines = [
+        "[Manager]",
+        "# A dead service manager is a failed try, not a console message.",
+        "CrashAction=reboot",
+        "ShowStatus=no",
+    ]
+    watchdog = product.board.watchdog
+    if watchdog:
+        # The driver clamps what the hardware cannot do; a hang while rebooting counts too.
+        lines += [
+            f"RuntimeWatchdogSec={watchdog.timeout_seconds}s",
+            f"RebootWatchdogSec={max(60, watchdog.timeout_seconds)}s",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+JOURNAL_CONF = """\
+[Journal]
+# The state partition is flash; what must outlive a boot is Orbital's history.
+Storage=volatile
+RuntimeMaxUse=32M
+"""
+
+
+def boot_partition_mount(product: Product) -> str:
+    """The unit that mounts the boot partition on /efi."""
+    label = product.board.boot_partition.label
+    return f"""\
+[Unit]
+Description=Boot partition
+DefaultDependencies=no
+Conflicts=umount.target
+Before=local-fs.target umount.target
+
+[Mount]
+What=/dev/disk/by-partlabel/{label}
+Where=/efi
+Type=vfat
+# Names in ASCII only, for root only; no access times on flash.
+Options=umask=0077,noatime,iocharset=ascii
+
+[Install]
+# Wanted, not required: without it boot control fails with a reason, which a
+# system stuck in emergency mode could not record.
+WantedBy=local-fs.target
+"""
