@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from qemu import gpt, storage
+from qemu import gdb, gpt, storage
 from qemu.deadline import Deadline
 from qemu.errors import DeadlineExpired, MachineError, MachineExited
 from qemu.hardware import DISK, NETWORK
@@ -190,16 +190,12 @@ def _disk_device(machine: Machine) -> str:
 
 
 def hang(machine: Machine) -> None:
-    """Hangs the guest's user space: real-time loops take every CPU, so nobody feeds the watchdog.
+    """Hangs the whole machine at whatever it executes now, firmware included.
 
-    Needs chrt and taskset (util-linux) in the guest. Returns at once.
+    Every CPU spins with interrupts off, so nobody feeds the watchdog, as after
+    a locked-up driver. Only a reset ends it.
     """
-    machine.run(
-        "echo -1 >/proc/sys/kernel/sched_rt_runtime_us\n"
-        "(sleep 1; for cpu in $(seq $(nproc) -1 1); do"
-        " setsid taskset -c $((cpu - 1)) chrt -f 99 sh -c 'while :; do :; done' & done)"
-        " >/dev/null 2>&1 </dev/null &"
-    )
+    gdb.hang(machine.qmp)
 
 
 def panic(machine: Machine) -> None:

@@ -61,7 +61,6 @@ def of_board(board: Board, firmware_root: Path = Path("/")) -> Hardware:
             f"cannot emulate board {board.board}: it has no section qemu",
             resolution="describe the emulated machine in the board's manifest",
         )
-    uefi = board.firmware.kind == "uefi"
     variables = emulation.firmware_variables
     return Hardware(
         binary=emulation.binary,
@@ -71,7 +70,8 @@ def of_board(board: Board, firmware_root: Path = Path("/")) -> Hardware:
         memory=emulation.memory >> 20,
         firmware_code=firmware_root / emulation.firmware_code.lstrip("/"),
         firmware_variables=firmware_root / variables.lstrip("/") if variables else None,
-        secure_flash=uefi and "smm=on" in emulation.machine,
+        # A board says what its flash needs among its arguments.
+        secure_flash=False,
         disk=emulation.disk_device,
         network=emulation.network_device,
         random=emulation.random_device,
@@ -114,7 +114,7 @@ def command_line(hardware: Hardware, wiring: Wiring) -> list[str]:
     command = [
         hardware.binary,
         *("-machine", hardware.machine),
-        *("-accel", ACCELERATOR),
+        *(() if "-accel" in hardware.arguments else ("-accel", ACCELERATOR)),
         *("-cpu", hardware.cpu),
         *("-smp", str(hardware.cpus)),
         *("-m", str(hardware.memory)),
