@@ -16,8 +16,8 @@ _OURS = ("orbital", "updater", "manifests", "recovery")
 # What else is needed follows from their imports.
 _FOLDERS = ("recovery", "updater")
 _MODULES = ("orbital.main", "orbital.system", "orbital.package")
-_UNIT_FOLDERS = ("recovery/units", "updater/units")
-_LAUNCHERS = "recovery/launch"
+_UNIT_FOLDERS = ("recovery/units", "updater/units", "imager/device/units")
+_LAUNCHERS = ("recovery/launch", "imager/device/launch")
 # Isolated: neither the environment nor the current folder decides what is imported.
 _COMMAND = """\
 #!/usr/bin/python3 -IB
@@ -56,7 +56,7 @@ def agent_sources(repository: Path = REPOSITORY) -> list[Path]:
     """All files that `install_agent` reads: inputs of the stage that calls it."""
     extra = [
         path
-        for folder in (*_UNIT_FOLDERS, _LAUNCHERS)
+        for folder in (*_UNIT_FOLDERS, *_LAUNCHERS)
         for path in sorted((repository / folder).glob("*"))
         if path.is_file()
     ]
@@ -70,10 +70,15 @@ def install_agent(tree: Tree, repository: Path = REPOSITORY) -> list[str]:
     """
     for relative, path in agent_files(repository).items():
         tree.file(f"{LIBRARY}/{relative}", path.read_bytes())
-    launchers = [path for path in sorted((repository / _LAUNCHERS).glob("*")) if path.is_file()]
+    launchers = [
+        path
+        for folder in _LAUNCHERS
+        for path in sorted((repository / folder).glob("*"))
+        if path.is_file()
+    ]
     if not any(path.name == "early" for path in launchers):
         raise ToolError(
-            f"cannot install Orbital's programs: {repository / _LAUNCHERS} has no early",
+            f"cannot install Orbital's programs: {repository / _LAUNCHERS[0]} has no early",
             resolution="use a complete checkout of Orbital",
         )
     for path in launchers:

@@ -153,6 +153,9 @@ def _make_state(work: Path, factory: _Factory, tools: Tools) -> Path:
     identity = stable_uuid(board.board, "state")
     tools.run(
         "mkfs.ext4", "-q", "-F", "-L", "state", "-U", identity, "-O", "verity",
+        # The defaults for a file system that is as small as this one is at first
+        # (1 KiB blocks) do not suit the disk that it grows to.
+        "-T", "default", "-b", "4096",
         # root_owner: the builder need not be root. lazy_*_init off: nothing is left
         # to write at the first mount, and the bytes do not depend on the kernel.
         "-E", f"hash_seed={identity},root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0",

@@ -47,9 +47,10 @@ def command_line(
             f"orbital.watchdog={canonical(watchdog.driver)}:"
             f"{watchdog.timeout_parameter}={watchdog.timeout_seconds}"
         )
-    # panic=-1: restart at once, so that a panic is a failed try. gpt_auto: our
-    # layout is not that of systemd's generator, which must not mount by type.
-    words += ["systemd.gpt_auto=0", "panic=-1", f"console={board.console}", "ro"]
+    # panic=-1: restart at once, so that a panic is a failed try. gpt: use the backup
+    # partition table when a power cut tore the primary (imager/device/launch/grow).
+    # gpt_auto: our layout is not that of systemd's generator, which must not mount by type.
+    words += ["gpt", "systemd.gpt_auto=0", "panic=-1", f"console={board.console}", "ro"]
     words += [*board.kernel.command_line, *extra]
     for word in words:
         if not word or any(char.isspace() or not char.isprintable() for char in word):
