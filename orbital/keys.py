@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from imager.keys import DELEGATIONS, KeyInfo, inspect_keys, make_development_keys
+from imager.repository.anchor import make_anchor
 from orbital.output import Output
 
 
@@ -16,7 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "make",
         help="make a set of development keys",
         description="Makes Secure Boot, TUF and package publisher keys, unencrypted, in a new "
-        "directory. For development: keys of a fleet belong behind PKCS#11 or a signing service.",
+        "directory, and the trust anchor (tuf/root.json) that images carry. For development: keys of a fleet belong behind PKCS#11 or a signing service.",
     )
     make.add_argument("directory", type=Path, metavar="DIR", help="new or empty directory")
     make.add_argument(
@@ -39,6 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _make(args: argparse.Namespace, output: Output) -> int:
     make_development_keys(args.directory, args.delegation or DELEGATIONS)
+    make_anchor(args.directory)
     keys = inspect_keys(args.directory)
     output.result(_document(args.directory, keys), f"{len(keys)} keys made in {args.directory}")
     return 0

@@ -7,6 +7,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from imager.repository import listing
+from imager.repository.anchor import read_anchor
 from imager.repository.create import create
 from imager.repository.keyring import KeyDirectory
 from imager.repository.publish import publish
@@ -111,7 +112,9 @@ def _init(args: argparse.Namespace, output: Output) -> int:
     periods = Periods(
         **{field.name: getattr(args, f"{field.name}_days") for field in fields(Periods)}
     )
-    create(args.directory, KeyDirectory(args.keys), periods=periods)
+    # The images carry this root already; devices start their trust from it.
+    anchor = read_anchor(args.keys)
+    create(args.directory, KeyDirectory(args.keys), periods=periods, root=anchor)
     root = args.directory / "metadata" / "1.root.json"
     output.result(
         {"repository": str(args.directory), "root": str(root), "days": asdict(periods)},

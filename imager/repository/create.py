@@ -24,9 +24,16 @@ from recovery.errors import RefusedError
 
 
 def create(
-    directory: Path, keys: Keyring, *, periods: Periods, now: datetime | None = None
+    directory: Path,
+    keys: Keyring,
+    *,
+    periods: Periods,
+    now: datetime | None = None,
+    root: Metadata[Root] | None = None,
 ) -> bytes:
     """Creates the repository and returns root version 1.
+
+    root: version 1 as images already carry it; made and signed now when None.
 
     Root and the top-level targets get version 1; the role "os" exists and
     offers nothing. Raises RefusedError when the directory holds a repository
@@ -46,7 +53,8 @@ def create(
             f"cannot create a repository in {directory}: it is not empty",
             resolution="name an empty or new directory",
         )
-    root = first_root(keys, periods=periods, now=time)
+    if root is None:
+        root = first_root(keys, periods=periods, now=time)
     os_keys = required_keys(keys, OS_ROLE)
     targets = Metadata(
         Targets(expires=periods.expires("targets", time), delegations=os_delegation(os_keys))
