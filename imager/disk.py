@@ -12,12 +12,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from recovery.bootcontrol.systemd_boot import entry_text
-
 from imager.layout import DiskLayout, plan_layout, sfdisk_script, stable_uuid
 from imager.loader import LOADER_CONF, LOADER_PATHS, driver_path
 from imager.tools import Tools
 from manifests.board import Board
+from recovery.bootcontrol.systemd_boot import entry_text
 from recovery.device import DeviceConfig, decode
 from recovery.errors import ManifestError, SpaceError
 from recovery.reporter import Reporter
