@@ -169,9 +169,14 @@ class HttpSource:
         except (HTTPError, OSError) as error:
             raise _lost(error) from error
         self._answered = True
-        if response.status == 200:
+        if response.status == 200 and (response.length_remaining is not None or response.chunked):
             return response
         response.close()
+        if response.status == 200:
+            # An answer that ends with its connection cannot be told from one
+            # that was cut; so is one whose headers were cut. Servers of static
+            # files say the length.
+            raise _Lost("the server does not say how long its answer is")
         if response.status in (403, 404, 410):
             # Object stores answer 403 for what is not there (TUF, 5.3.3).
             raise NotFoundError(

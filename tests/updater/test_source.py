@@ -1,0 +1,274 @@
+"""One conformance suite for every source, and what only a web server can do to us."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from recovery.errors import FetchError
+from tests.updater.webserver import WebServer, free_port
+from updater.http import HttpSource, Limits
+from updater.source import DirectorySource, NotFoundError, Source, read
+from updater.update import open_source
+
+BIG = hashlib.shake_128(b"big").digest(3_000_000)
+IMPATIENT = Limits(
+    connect=2, silence=1, min_rate=1000, rate_window=1, first_contact=2, patience=3, longest_pause=1
+)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A directory that looks like a repository."""
+    root = tmp_path / "repository"
+    (root / "metadata").mkdir(parents=True)
+    (root / "chunks" / "ab").mkdir(parents=True)
+    (root / "chunks" / "ab" / "big").write_bytes(BIG)
+    (root / "empty").write_bytes(b"")
+    (tmp_path / "secret").write_bytes(b"secret")
+    return root
+
+
+@pytest.fixture(params=["http", "directory"])
+def source(request: pytest.FixtureRequest, files: Path, tmp_path: Path) -> Iterator[Source]:
+    """Every kind of source over the same files."""
+    if request.param == "directory":
+        yield DirectorySource(files)
+        return
+    with WebServer(files, tmp_path / "nginx") as web:
+        http = HttpSource(web.url, IMPATIENT)
+        yield http
+        http.close()
+
+
+def test_content_arrives_whole_and_in_blocks(source: Source) -> None:
+    blocks = list(source.open("chunks/ab/big", len(BIG)))
+    assert b"".join(blocks) == BIG
+    assert max(map(len, blocks)) <= 1 << 20
+
+
+def test_empty_file(source: Source) -> None:
+    assert read(source, "empty", 10) == b""
+
+
+def test_missing_file(source: Source) -> None:
+    with pytest.raises(NotFoundError, match=r"^cannot fetch chunks/none"):
+        read(source, "chunks/none", 10)
+
+
+def test_directory_is_not_a_file(source: Source) -> None:
+    with pytest.raises(FetchError, match=r"^cannot fetch chunks"):
+        read(source, "chunks", 10)
+
+
+def test_file_longer_than_allowed(source: Source) -> None:
+    with pytest.raises(FetchError, match="longer than the 2999999 bytes"):
+        read(source, "chunks/ab/big", len(BIG) - 1)
+
+
+def test_path_out_of_the_repository(source: Source) -> None:
+    with pytest.raises(FetchError):
+        read(source, "../secret", 100)
+
+
+def test_several_threads_at_once(source: Source) -> None:
+    results: list[bytes] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(read(source, "chunks/ab/big", len(BIG))))
+        for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [BIG] * 6
+
+
+def test_source_is_chosen_by_its_name(files: Path) -> None:
+    assert isinstance(open_source(str(files)), DirectorySource)
+    assert isinstance(open_source(f"file://{files}"), DirectorySource)
+    assert isinstance(open_source("https://updates.example.org/x"), HttpSource)
+    for wrong in ("", "ftp://updates.example.org/", "http://", "/nonexistent", "http://a/?q=1"):
+        with pytest.raises(FetchError, match=r"^cannot "):
+            open_source(wrong)
+
+
+def test_credentials_of_a_url_are_not_shown() -> None:
+    source = HttpSource("http://user:secret@127.0.0.1:9/repository", IMPATIENT)
+    assert source.name == "http://127.0.0.1:9/repository"
+    with pytest.raises(FetchError) as caught:
+        read(source, "x", 1)
+    assert "secret" not in str(caught.value)
+
+
+# A server under our control, for what a correct one never does.
+
+Talk = Callable[[socket.socket, int], None]
+
+
+@contextmanager
+def server(talk: Talk, port: int = 0) -> Iterator[str]:
+    """Accepts connections and lets talk(connection, number) misbehave on each."""
+    listener = socket.create_server(("127.0.0.1", port))
+    stopped = threading.Event()
+
+    def serve() -> None:
+        number = 0
+        while not stopped.is_set():
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=_talk, args=(talk, connection, number), daemon=True).start()
+            number += 1
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        stopped.set()
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+
+
+def _talk(talk: Talk, connection: socket.socket, number: int) -> None:
+    with connection:
+        try:
+            connection.recv(65536)
+            talk(connection, number)
+        except OSError:
+            return
+
+
+def head(length: int | None) -> bytes:
+    """A response's headers; without a length the body comes in chunks."""
+    line = b"Transfer-Encoding: chunked\r\n"
+    if length is not None:
+        line = b"Content-Length: %d\r\n" % length
+    return b"HTTP/1.1 200 OK\r\nConnection: close\r\n" + line + b"\r\n"
+
+
+def test_connection_lost_in_mid_file_is_taken_up_again() -> None:
+    def talk(connection: socket.socket, number: int) -> None:
+        connection.sendall(head(len(BIG)))
+        connection.sendall(BIG[: 700_000 * (number + 1)])
+
+    with server(talk) as url:
+        assert read(HttpSource(url, IMPATIENT), "x", len(BIG)) == BIG
+
+
+def test_file_that_changes_between_two_attempts_is_not_mixed() -> None:
+    def talk(connection: socket.socket, number: int) -> None:
+        data = BIG if number == 0 else BIG[::-1]
+        connection.sendall(head(len(BIG)))
+        connection.sendall(data[: 1_000_000 * (number + 1)])
+
+    with server(talk) as url, pytest.raises(FetchError, match="changed while it was read"):
+        read(HttpSource(url, IMPATIENT), "x", len(BIG))
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_endless_data_is_cut_off(announced: bool) -> None:
+    def talk(connection: socket.socket, _: int) -> None:
+        connection.sendall(head(10**15 if announced else None))
+        while True:
+            connection.sendall(bytes(65536) if announced else b"10000\r\n" + bytes(65536) + b"\r\n")
+
+    with server(talk) as url, pytest.raises(FetchError, match="longer than"):
+        read(HttpSource(url, IMPATIENT), "x", 1_000_000)
+
+
+@pytest.mark.parametrize("where", ["body", "silence"])
+def test_server_that_trickles_is_given_up(where: str) -> None:
+    def talk(connection: socket.socket, _: int) -> None:
+        connection.sendall(head(1_000_000))
+        while where == "body":
+            connection.sendall(b"x")
+            time.sleep(0.05)
+        time.sleep(60)
+
+    started = time.monotonic()
+    with server(talk) as url, pytest.raises(FetchError, match="tried for"):
+        read(HttpSource(url, IMPATIENT), "x", 1_000_000)
+    assert time.monotonic() - started < 15
+
+
+def test_headers_that_trickle_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    from updater import http
+
+    monkeypatch.setattr(http, "_HEADER_SECONDS", 1.0)
+
+    def talk(connection: socket.socket, _: int) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nX-Long: ")
+        while True:
+            connection.sendall(b"x")
+            time.sleep(0.05)
+
+    started = time.monotonic()
+    with server(talk) as url, pytest.raises(FetchError, match="tried for"):
+        read(HttpSource(url, IMPATIENT), "x", 1_000_000)
+    assert time.monotonic() - started < 15
+
+
+def test_answer_that_ends_with_its_connection_is_not_taken_for_whole() -> None:
+    def talk(connection: socket.socket, _: int) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhalf of")
+
+    with server(talk) as url, pytest.raises(FetchError, match="how long its answer is"):
+        read(HttpSource(url, IMPATIENT), "x", 1000)
+
+
+def test_server_that_is_not_there_is_given_up_soon() -> None:
+    started = time.monotonic()
+    with pytest.raises(FetchError, match="cannot be reached") as caught:
+        read(HttpSource(f"http://127.0.0.1:{free_port()}", IMPATIENT), "x", 1)
+    assert "check the network" in caught.value.resolution
+    assert time.monotonic() - started < 10
+
+
+def test_server_that_comes_back_within_the_patience() -> None:
+    port = free_port()
+
+    def talk(connection: socket.socket, _: int) -> None:
+        connection.sendall(head(4) + b"data")
+
+    def start_late() -> None:
+        time.sleep(1)
+        with server(talk, port):
+            time.sleep(5)
+
+    threading.Thread(target=start_late, daemon=True).start()
+    assert read(HttpSource(f"http://127.0.0.1:{port}", IMPATIENT), "x", 10) == b"data"
+
+
+def test_overloaded_server_is_asked_again_and_a_wrong_one_is_not() -> None:
+    def talk(connection: socket.socket, number: int) -> None:
+        if number == 0:
+            connection.sendall(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")
+        elif number == 1:
+            connection.sendall(head(4) + b"data")
+        else:
+            connection.sendall(b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n")
+
+    with server(talk) as url:
+        source = HttpSource(url, IMPATIENT)
+        assert read(source, "x", 10) == b"data"
+        with pytest.raises(FetchError, match="answers HTTP 401"):
+            read(source, "x", 10)
+
+
+def test_closing_ends_the_waiting() -> None:
+    patient = Limits(first_contact=60, patience=60)
+    source = HttpSource(f"http://127.0.0.1:{free_port()}", patient)
+    threading.Timer(0.5, source.close).start()
+    started = time.monotonic()
+    with pytest.raises(FetchError, match="stopped"):
+        read(source, "x", 1)
+    assert time.monotonic() - started < 10
