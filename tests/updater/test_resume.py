@@ -86,10 +86,10 @@ def test_pieces_of_another_image_are_never_kept(publisher: Publisher, device: Fi
     assert other.installed.kept == 0
 
 
-def test_server_that_drops_every_connection_in_mid_chunk(
+def test_server_that_ends_connections_all_the_time(
     publisher: Publisher, device: FileDevice, tmp_path: Path
 ) -> None:
-    """nginx limited to two requests a connection: keep-alive ends all the time."""
+    """nginx limited to two requests a connection."""
     image = publisher.release("2.0")
     extra = "keepalive_requests 2;"
     with WebServer(publisher.repository, tmp_path / "limited", extra) as web:
