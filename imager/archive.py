@@ -19,7 +19,10 @@ _CPIO_KIND = {"directory": 0o040000, "file": 0o100000, "symlink": 0o120000}
 
 
 def write_tar(tree: Tree, output: Path, mtime: int) -> None:
-    """Writes an uncompressed tar (GNU format), with the top itself as ".". mtime: seconds since the epoch, of every entry."""
+    """Writes an uncompressed tar (GNU format), with the top itself as ".".
+
+    mtime: seconds since the epoch, of every entry.
+    """
     with tarfile.open(output, "w", format=tarfile.GNU_FORMAT) as tar:
         top = tarfile.TarInfo(".")
         top.type, top.mode, top.mtime = tarfile.DIRTYPE, 0o755, mtime

@@ -9,6 +9,7 @@ from imager.tree import Entry, Tree
 from imager.units import DIRECTORY, LEAN_MASKS, enable_units, mask_units
 from imager.var import move_var
 from manifests.catalogue import Product
+from manifests.convert import device_config
 from manifests.package import PackageSource
 from recovery.device import DEVICE_FILE, encode
 from recovery.errors import ManifestError
@@ -53,7 +54,7 @@ def _identify(tree: Tree, product: Product, built: int) -> None:
     tree.file("etc/machine-id", "", 0o444)
     # systemd never lets the clock be earlier than this (systemd(1)).
     tree.file("usr/lib/clock-epoch", f"{built}\n")
-    config = identity.device_config(product, built)
+    config = device_config(product, built)
     tree.file(str(DEVICE_FILE.relative_to("/")), encode(config))
 
 

@@ -7,6 +7,7 @@ The directory it manages (``$ORBITAL_CACHE`` or ``~/.cache/orbital``)::
     stages/NAME/KEY-N.partial   being built, or left by a kill; nobody reads it
     stages/NAME/KEY-N.content   digest of the result, computed when first asked
     stages/NAME/KEY.lock        flock: held while building, shared while in use
+    shared/NAME/                parts that results of stages are hard links to
 
 KEY is the SHA-256 of the stage's inputs, contents of files included. A result
 appears by one rename, so a power cut leaves a whole result or none.
@@ -116,6 +117,12 @@ class Cache:
             temporary.rename(note)
             return digest
 
+    def shared(self, name: str) -> Path:
+        """A folder for parts that results share as hard links; parts without links are pruned."""
+        directory = self.directory / "shared" / name
+        _make_directory(directory)
+        return directory
+
     def sizes(self) -> dict[str, tuple[int, int]]:
         """Of each stage: number of results and their bytes on disk."""
         found: dict[str, tuple[int, int]] = {}
@@ -126,7 +133,16 @@ class Cache:
 
     def clean(self) -> int:
         """Removes every result that no build is using; returns how many."""
-        return sum(self._prune(area, keep=0) for area in sorted(self._stages.glob("*")))
+        removed = sum(self._prune(area, keep=0) for area in sorted(self._stages.glob("*")))
+        self._prune_shared(age=0)
+        return removed
+
+    def _prune_shared(self, age: float) -> None:
+        """Removes parts that no result is a link to. age: seconds a running build may need."""
+        for part in (self.directory / "shared").glob("*/*"):
+            stat = part.stat()
+            if part.is_file() and stat.st_nlink == 1 and time.time() - stat.st_mtime > age:
+                part.unlink(missing_ok=True)
 
     def _result(self, area: Path, key: str) -> Path:
         return area / f"{key}-{_read_turn(area / f'{key}.turn')}"
@@ -165,6 +181,8 @@ class Cache:
                 removed += 1
             finally:
                 os.close(lock)
+        if removed:
+            self._prune_shared(age=3600)
         return removed
 
 
@@ -253,6 +271,6 @@ def digest_path(path: Path) -> str:
         elif entry.is_dir():
             line = f"directory {relative}"
         else:
-            line = f"file {relative} {entry.stat().st_mode & 0o111:o} {digest_path(entry)}"
+            line = f"file {relative} {entry.stat().st_mode & 0o7777:o} {digest_path(entry)}"
         whole.update(line.encode("utf-8", "surrogateescape") + b"\0")
     return whole.hexdigest()

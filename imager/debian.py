@@ -11,6 +11,7 @@ import lzma
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -46,7 +47,11 @@ class BaseSystem:
     packages: tuple[DebianPackage, ...]
 
     def tree(self) -> Tree:
-        """The base as a tree."""
+        """The base as a tree of one's own."""
+        return self._read.copy()
+
+    @cached_property
+    def _read(self) -> Tree:
         return Tree.from_tar(self.archive)
 
 

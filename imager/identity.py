@@ -4,46 +4,23 @@ from __future__ import annotations
 
 from imager.tree import Tree
 from manifests.catalogue import Product
-from manifests.health import device_check
-from manifests.system import device_trial, device_update
-from recovery.device import DeviceConfig, SystemPackage
 
+# Fields that speak of the base's vendor or are the product's own.
 _OWN_FIELDS = (
+    "BUG_REPORT_URL",
     "BUILD_ID",
+    "HOME_URL",
     "ID",
     "ID_LIKE",
     "IMAGE_ID",
     "IMAGE_VERSION",
     "NAME",
     "PRETTY_NAME",
+    "SUPPORT_URL",
     "VERSION",
     "VERSION_CODENAME",
     "VERSION_ID",
 )
-
-
-def device_config(product: Product, built: int) -> DeviceConfig:
-    """The document that device programs read. built: SOURCE_DATE_EPOCH of the image."""
-    board, manifest = product.board, product.manifest
-    return DeviceConfig(
-        system=manifest.system,
-        version=manifest.version,
-        board=board.board,
-        architecture=board.architecture,
-        built=built,
-        boot_control=board.boot_control,
-        boot_partition=board.boot_partition.label,
-        state=board.state_partition.label,
-        slots=board.slot_labels,
-        watchdog=board.watchdog.timeout_seconds if board.watchdog else 0,
-        health=tuple(device_check(check) for check in product.health),
-        trial=device_trial(manifest.trial),
-        update=device_update(manifest.update),
-        packages=tuple(
-            SystemPackage(source.manifest.package, source.manifest.version, source.manifest.summary)
-            for source in product.packages
-        ),
-    )
 
 
 def os_release(base: Tree, product: Product) -> bytes:

@@ -1,49 +1,54 @@
 """Builds an image: from a product and keys to a build directory. Reads as a table of contents.
 
-A build directory, OUT/SYSTEM_VERSION_BOARD/::
-
-    index.json      what is published: sizes and digests of everything below
-    root.img        root image (erofs + verity) as a slot holds it
-    boot.efi        signed UKI
-    chunks/         the segments of both, compressed, named by digest
-    sbom.cdx.json   software bill of materials
-    device.json     what the image says of itself
-    loader.efi      signed systemd-boot          } for the factory disk
-    watchdog.efi    signed watchdog driver       }
-    packages.lock   Debian packages with versions and hashes
+Every step is a stage of the cache (`imager.cache`): its inputs name all it
+depends on, so a step whose inputs did not change is not done again. What a
+build directory holds is described in `imager.builddir`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from imager import agent, assemble, identity, index, root, sbom, strip, units, var
+from imager import (
+    agent,
+    archive,
+    assemble,
+    efi_driver,
+    identity,
+    pyc,
+    root,
+    strip,
+    tree,
+    uki,
+    units,
+    var,
+)
+from imager import initramfs as initramfs_module
+from imager.builddir import Published, open_build, write_build
 from imager.cache import Cache, Input
 from imager.debian import BaseSystem, prepare_base
-from imager.efi_driver import build_watchdog_driver
-from imager.index import ImageFacts, write_index
 from imager.initramfs import initramfs_tree, write_initramfs
 from imager.kernel import Kernel, prepare_kernel
 from imager.loader import loader_source
-from imager.lock import DebianPackage, format_lock
+from imager.lock import parse_lock
 from imager.mirror import Mirror
-from imager.pyc import compile_python
 from imager.root import RootFacts, build_root
+from imager.sbom import make_sbom
+from imager.segments import LEVEL, cut
 from imager.signing import PeSigner
 from imager.tools import Tools
 from imager.uki import build_uki, command_line
+from manifests import convert
 from manifests.catalogue import Product
-from manifests.convert import device_config
-from manifests.index import OsIndex
+from manifests.index import OsIndex, Stream
 from recovery.device import encode
-from recovery.errors import ManifestError, SpaceError
+from recovery.errors import ManifestError
 from recovery.reporter import Reporter
+
+# Of the tools tree, what ends up on the boot partition: systemd-boot and its stub.
+_BOOT_PACKAGES = ("systemd-boot-efi",)
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class Workshop:
 
     signer: for boot artifacts. trust_root: TUF root metadata that devices start
     from. built: SOURCE_DATE_EPOCH of the image, seconds since the epoch.
+    level: zstd level of the published segments.
     """
 
     cache: Cache
@@ -62,6 +68,7 @@ class Workshop:
     reporter: Reporter
     mirror: Mirror | None = None
     refresh: bool = False
+    level: int = LEVEL
 
 
 def build_image(product: Product, output: Path, workshop: Workshop) -> Path:
@@ -74,28 +81,39 @@ def build_image(product: Product, output: Path, workshop: Workshop) -> Path:
     """
     base = prepare_base(product, workshop.cache, mirror=workshop.mirror, refresh=workshop.refresh)
     kernel = prepare_kernel(
-        product.board, workshop.cache, workshop.tools,
-        mirror=workshop.mirror, refresh=workshop.refresh,
-    )  # fmt: skip
-    root_directory = _root(product, base, kernel, workshop)
+        product.board,
+        workshop.cache,
+        workshop.tools,
+        mirror=workshop.mirror,
+        refresh=workshop.refresh,
+    )
+    root_stage = _root(product, base, kernel, workshop)
     initramfs = _initramfs(product, base, kernel, workshop)
-    boot = _boot(product, kernel, root_directory, initramfs, workshop)
-    packages = (*base.packages, *kernel.packages)
-    published = _published(product, packages, (root_directory, boot), workshop)
-    return _collect(output / product.name, (root_directory, boot, published))
+    artifact = _boot_artifact(product, kernel, root_stage, initramfs, workshop)
+    programs = _boot_programs(product, workshop)
+    _check_sizes(product, root_stage, (artifact, programs))
+    sbom = _sbom(product, base, kernel, workshop)
+    return _publish(product, (root_stage, artifact, programs), sbom, output, workshop)
+
+
+def read_index(build: Path) -> OsIndex:
+    """The index of a build directory. Raises ManifestError when it is not complete."""
+    return open_build(build).index
 
 
 def _root(product: Product, base: BaseSystem, kernel: Kernel, workshop: Workshop) -> Path:
     """Stage "root": root.img, root.json (its facts), os-release, device.json."""
 
     def build(directory: Path) -> None:
-        modules = kernel.module_tree(product.kernel_modules)
-        tree = assemble.assemble(product, base.tree(), modules, workshop.trust_root, workshop.built)
+        modules = kernel.module_tree([*product.kernel_modules, *_boot_modules(product)])
+        content = assemble.assemble(
+            product, base.tree(), modules, workshop.trust_root, workshop.built
+        )
         # Two stages: Debian's part stays compiled while ours changes.
         for patterns in (assemble.PYTHON_OF_BASE, assemble.PYTHON_OF_ORBITAL):
-            compile_python(tree, patterns, workshop.cache, workshop.tools, workshop.reporter)
+            pyc.compile_python(content, patterns, workshop.cache, workshop.tools, workshop.reporter)
         facts = build_root(
-            tree,
+            content,
             directory / "root.img",
             workshop.tools,
             name=product.name,
@@ -103,72 +121,71 @@ def _root(product: Product, base: BaseSystem, kernel: Kernel, workshop: Workshop
             compression=product.manifest.image.compression,
         )
         (directory / "root.json").write_text(json.dumps(facts.as_dict(), sort_keys=True))
-        (directory / "os-release").write_bytes(tree.read("usr/lib/os-release"))
-        (directory / "device.json").write_bytes(encode(device_config(product, workshop.built)))
+        (directory / "os-release").write_bytes(content.read("usr/lib/os-release"))
+        device = encode(convert.device_config(product, workshop.built))
+        (directory / "device.json").write_bytes(device)
 
     inputs: dict[str, Input] = {
-        "product": _product_inputs(product),
-        "base": workshop.cache.content(base.archive),
-        "kernel": workshop.cache.content(kernel.directory),
+        "manifest": repr(product.manifest),
+        "board": repr(product.board),
+        "packages": {source.manifest.package: source.folder for source in product.packages},
+        "base": base.archive,
+        "kernel": kernel.directory,
         "tools": workshop.tools.lock,
         "trust": workshop.trust_root,
         "built": workshop.built,
         "agent": {str(path.relative_to(agent.REPOSITORY)): path for path in agent.agent_sources()},
         "code": [
             Path(str(module.__file__))
-            for module in (agent, assemble, identity, root, strip, units, var)
+            for module in (agent, archive, assemble, convert, identity, pyc, root, strip, tree,
+                           units, var)
         ],
-    }
+    }  # fmt: skip
     return workshop.cache.stage("root", inputs, build)
 
 
 def _initramfs(product: Product, base: BaseSystem, kernel: Kernel, workshop: Workshop) -> Path:
-    """Stage "initramfs": initramfs.zst."""
+    """Stage "initramfs": the compressed archive."""
     board = product.board
-    hooks = {
-        f"{number:02}-{path.name}": path.read_bytes()
-        for number, path in enumerate(
-            hook for package in product.packages for hook in package.hooks
-        )
-    }
+    scripts = [hook for package in product.packages for hook in package.hooks]
+    hooks = {f"{number:02}-{path.name}": path.read_bytes() for number, path in enumerate(scripts)}
     watchdog = kernel.module_files([board.watchdog.driver]) if board.watchdog else []
     modules = kernel.module_files(board.kernel.initramfs_modules)
 
     def build(directory: Path) -> None:
-        tree = initramfs_tree(base.tree(), watchdog, modules, hooks)
-        write_initramfs(tree, directory / "initramfs.zst", workshop.tools, mtime=workshop.built)
+        content = initramfs_tree(base.tree(), watchdog, modules, hooks)
+        write_initramfs(content, directory / "initramfs.zst", workshop.tools, mtime=workshop.built)
 
-    folder = Path(__file__).parent
+    code = Path(str(initramfs_module.__file__))
     inputs: dict[str, Input] = {
-        "base": workshop.cache.content(base.archive),
+        "base": base.archive,
         "modules": dict((*watchdog, *modules)),
         "order": " ".join(name for name, _ in (*watchdog, *modules)),
         "watchdog": " ".join(name for name, _ in watchdog),
         "hooks": {**hooks},
         "tools": workshop.tools.lock,
         "built": workshop.built,
-        "code": [folder / "initramfs.py", folder / "initramfs" / "init"],
+        "code": [code, code.with_suffix(""), Path(str(archive.__file__))],
     }
     return workshop.cache.stage("initramfs", inputs, build) / "initramfs.zst"
 
 
-def _boot(
-    product: Product, kernel: Kernel, root_directory: Path, initramfs: Path, workshop: Workshop
+def _boot_artifact(
+    product: Product, kernel: Kernel, root_stage: Path, initramfs: Path, workshop: Workshop
 ) -> Path:
-    """Stage "boot": boot.efi, loader.efi and watchdog.efi, signed."""
-    board = product.board
-    facts = read_facts(root_directory)
+    """Stage "boot": boot.efi, the signed kernel, initramfs and command line."""
+    facts = read_facts(root_stage)
     line = command_line(
-        board,
+        product.board,
         root_hash=facts.root_hash,
         hash_offset=facts.hash_offset,
         extra=product.manifest.kernel_command_line,
     )
-    os_release = (root_directory / "os-release").read_bytes()
+    os_release = (root_stage / "os-release").read_bytes()
 
     def build(directory: Path) -> None:
         build_uki(
-            architecture=board.architecture,
+            architecture=product.board.architecture,
             linux=kernel.image,
             initramfs=initramfs,
             command_line=line,
@@ -178,10 +195,28 @@ def _boot(
             output=directory / "boot.efi",
             tools=workshop.tools,
         )
-        source = workshop.tools.file(loader_source(board.architecture))
-        workshop.signer.sign(source, directory / "loader.efi")
+
+    inputs: dict[str, Input] = {
+        "kernel": kernel.image,
+        "initramfs": initramfs,
+        "line": line,
+        "os-release": os_release,
+        "signer": workshop.signer.identity,
+        "tools": workshop.tools.lock,
+        "code": [Path(str(uki.__file__))],
+    }
+    return workshop.cache.stage("boot", inputs, build)
+
+
+def _boot_programs(product: Product, workshop: Workshop) -> Path:
+    """Stage "loader": loader.efi and, if the board arms a watchdog, watchdog.efi; signed."""
+    board = product.board
+    loader = workshop.tools.file(loader_source(board.architecture))
+
+    def build(directory: Path) -> None:
+        workshop.signer.sign(loader, directory / "loader.efi")
         if board.watchdog and board.watchdog.boot_stage == "efi-driver":
-            build_watchdog_driver(
+            efi_driver.build_watchdog_driver(
                 board.watchdog,
                 board.architecture,
                 workshop.signer,
@@ -189,57 +224,60 @@ def _boot(
                 workshop.tools,
             )
 
-    folder = Path(__file__).parent
+    code = Path(str(efi_driver.__file__))
     inputs: dict[str, Input] = {
-        "kernel": workshop.cache.content(kernel.image),
-        "initramfs": workshop.cache.content(initramfs),
-        "line": line,
-        "os-release": os_release,
+        "architecture": board.architecture,
         "watchdog": repr(board.watchdog),
         "signer": workshop.signer.identity,
         "tools": workshop.tools.lock,
-        "code": [folder / "uki.py", folder / "efi_driver.py", folder / "watchdog"],
+        "code": [code, code.parent / "watchdog"],
     }
-    return workshop.cache.stage("boot", inputs, build)
+    return workshop.cache.stage("loader", inputs, build)
 
 
-def _published(
-    product: Product,
-    debian: tuple[DebianPackage, ...],
-    stages: tuple[Path, Path],
-    workshop: Workshop,
-) -> Path:
-    """Stage "published": chunks/, index.json, sbom.cdx.json, packages.lock."""
-    root_directory, boot = stages
-    bill = sbom.make_sbom(product, debian, workshop.built)
-    facts = ImageFacts(
-        system=product.manifest.system,
-        version=product.manifest.version,
-        board=product.board.board,
-        architecture=product.board.architecture,
+def _sbom(product: Product, base: BaseSystem, kernel: Kernel, workshop: Workshop) -> bytes:
+    """The bill of materials, from what was fetched for root image and boot partition."""
+    tools_packages = parse_lock(workshop.tools.lock.read_text())
+    return make_sbom(
+        product,
+        root=strip.kept_packages(base.packages, product),
+        boot=[*kernel.packages, *(item for item in tools_packages if item.name in _BOOT_PACKAGES)],
         built=workshop.built,
-        packages={item.manifest.package: item.manifest.version for item in product.packages},
-        sbom_sha256=hashlib.sha256(bill).hexdigest(),
     )
 
-    def build(directory: Path) -> None:
-        with tempfile.TemporaryDirectory(dir=directory) as name:
-            work = Path(name)
-            (work / "root.img").symlink_to(root_directory / "root.img")
-            (work / "boot.efi").symlink_to(boot / "boot.efi")
-            write_index(work, read_facts(root_directory), facts, workshop.reporter)
-            (work / "chunks").rename(directory / "chunks")
-            (work / "index.json").rename(directory / "index.json")
-        (directory / "sbom.cdx.json").write_bytes(bill)
-        (directory / "packages.lock").write_text(format_lock(debian))
 
-    inputs: dict[str, Input] = {
-        "root": workshop.cache.content(root_directory / "root.img"),
-        "boot": workshop.cache.content(boot / "boot.efi"),
-        "facts": repr(facts),
-        "code": Path(str(index.__file__)),
+def _publish(
+    product: Product,
+    stages: tuple[Path, Path, Path],
+    sbom: bytes,
+    output: Path,
+    workshop: Workshop,
+) -> Path:
+    """Segments (stages "segments") and index; then the build directory, in one step."""
+    root_stage, artifact, programs = stages
+    root_stream, root_chunks = _cut(root_stage / "root.img", workshop)
+    boot_stream, boot_chunks = _cut(artifact / "boot.efi", workshop)
+    published = Published(
+        product=product,
+        facts=read_facts(root_stage),
+        root=root_stream,
+        boot=boot_stream,
+        sbom=sbom,
+        built=workshop.built,
+    )
+    files = {
+        "root.img": root_stage / "root.img",
+        "device.json": root_stage / "device.json",
+        "boot.efi": artifact / "boot.efi",
+        **{path.name: path for path in sorted(programs.iterdir())},
     }
-    return workshop.cache.stage("published", inputs, build)
+    workshop.reporter.stage("output")
+    chunks = [root_chunks, boot_chunks]
+    return write_build(output, product.name, published=published, files=files, chunks=chunks).path
+
+
+def _cut(path: Path, workshop: Workshop) -> tuple[Stream, Path]:
+    return cut(path, workshop.cache, workshop.tools, level=workshop.level)
 
 
 def read_facts(directory: Path) -> RootFacts:
@@ -247,61 +285,30 @@ def read_facts(directory: Path) -> RootFacts:
     return RootFacts(**json.loads((directory / "root.json").read_text()))
 
 
-def read_index(build: Path) -> OsIndex:
-    """The index of a build directory. Raises ManifestError."""
-    import msgspec
+def _boot_modules(product: Product) -> list[str]:
+    """Modules of the initramfs: in the image too, for what is unloaded or loaded later."""
+    board = product.board
+    return [*board.kernel.initramfs_modules, *([board.watchdog.driver] if board.watchdog else [])]
 
-    try:
-        return msgspec.json.decode((build / "index.json").read_bytes(), type=OsIndex)
-    except (OSError, msgspec.DecodeError) as error:
+
+def _check_sizes(product: Product, root_stage: Path, boot_stages: tuple[Path, Path]) -> None:
+    """The image must fit its board: now, not when a device refuses it."""
+    board = product.board
+    slot = board.slot_partition("a")
+    size = (root_stage / "root.img").stat().st_size
+    if size > slot.size:
         raise ManifestError(
-            f"cannot use {build} as a build directory: {error}",
-            resolution="name a directory made by 'orbital image build'",
-        ) from error
-
-
-def _product_inputs(product: Product) -> dict[str, Input]:
-    """Everything the root image takes from the manifests, files of packages included."""
-    found: dict[str, Input] = {
-        "manifest": repr(product.manifest),
-        "board": repr(product.board),
-    }
-    for source in product.packages:
-        found[f"package {source.manifest.package}"] = source.folder
-    return found
-
-
-def _collect(target: Path, stages: tuple[Path, ...]) -> Path:
-    """Puts the stages' files into one directory, by hard links where the file system allows."""
-    wanted = {
-        path.name: path
-        for stage in stages
-        for path in sorted(stage.iterdir())
-        if path.name not in ("root.json", "os-release")
-    }
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as name:
-            fresh = Path(name) / "build"
-            fresh.mkdir()
-            for path in wanted.values():
-                if path.is_dir():
-                    shutil.copytree(path, fresh / path.name, copy_function=_link_or_copy)
-                else:
-                    _link_or_copy(path, fresh / path.name)
-            if target.exists():
-                target.rename(Path(name) / "old")
-            fresh.rename(target)
-    except OSError as error:
-        raise SpaceError(
-            f"cannot write {target}: {error.strerror}",
-            resolution="make room, or choose another --output",
-        ) from error
-    return target
-
-
-def _link_or_copy(source: str | Path, target: str | Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
+            f"cannot build {product.name}: its root image does not fit a slot",
+            details=f"{-(-size >> 20)} MiB; {slot.label} of board {board.board} has {slot.size}",
+            resolution="drop packages, set image.compression, or enlarge the slots of the board",
+        )
+    artifact, programs = boot_stages
+    # One artifact a slot, and a third while an update stages its own; 4 MiB for the rest.
+    needed = 3 * (artifact / "boot.efi").stat().st_size + (4 << 20)
+    needed += sum(path.stat().st_size for path in programs.iterdir())
+    if needed > board.boot_partition.size:
+        raise ManifestError(
+            f"cannot build {product.name}: boot artifacts do not fit {board.boot_partition.label}",
+            details=f"three need {-(-needed >> 20)} MiB of {board.boot_partition.size}",
+            resolution="drop initramfs modules, or enlarge the boot partition of the board",
+        )

@@ -6,7 +6,6 @@ described in modules.dep(5) and depmod.d(5).
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -20,13 +19,14 @@ class ModuleIndex:
     files: path (below the modules directory) of each module, by name.
     requires: names each module needs loaded before, nearest last (depmod's order).
     before: soft dependencies, names or aliases, wanted before.
-    aliases: patterns with the module each stands for. builtin: modules in the kernel itself.
+    aliases: modules that offer each name (patterns match devices and are left out).
+    builtin: modules in the kernel itself.
     """
 
     files: Mapping[str, str]
     requires: Mapping[str, tuple[str, ...]]
     before: Mapping[str, tuple[str, ...]]
-    aliases: tuple[tuple[str, str], ...]
+    aliases: Mapping[str, tuple[str, ...]]
     builtin: frozenset[str]
 
     def closure(self, names: Iterable[str]) -> list[str]:
@@ -45,7 +45,7 @@ class ModuleIndex:
         if name not in self.files:
             if not required:
                 # A soft dependency may name an alias that several modules offer.
-                for module in self._offering(name):
+                for module in self.aliases.get(name, ()):
                     self._add(module, order, required=False)
                 return
             near = [known for known in self.files if name in known or known in name]
@@ -60,15 +60,6 @@ class ModuleIndex:
         for needed in reversed(self.requires.get(name, ())):
             self._add(needed, order, required=True)
         order.append(name)
-
-    def _offering(self, alias: str) -> list[str]:
-        return sorted(
-            {
-                module
-                for pattern, module in self.aliases
-                if fnmatch.fnmatchcase(alias, pattern) and module in self.files
-            }
-        )
 
 
 def canonical(name: str) -> str:
@@ -96,13 +87,14 @@ def parse_index(read: Mapping[str, str]) -> ModuleIndex:
         if len(words) > 2 and words[0] == "softdep":
             name = canonical(words[1])
             before[name] = before.get(name, ()) + _before(words[2:])
-    aliases = []
+    aliases: dict[str, tuple[str, ...]] = {}
     for line in read["modules.alias"].splitlines():
         words = line.split()
-        if len(words) == 3 and words[0] == "alias":
-            aliases.append((canonical(words[1]), canonical(words[2])))
+        if len(words) == 3 and words[0] == "alias" and "*" not in words[1]:
+            alias = canonical(words[1])
+            aliases[alias] = (*aliases.get(alias, ()), canonical(words[2]))
     builtin = frozenset(module_name(line) for line in read["modules.builtin"].splitlines())
-    return ModuleIndex(files, requires, before, tuple(aliases), builtin)
+    return ModuleIndex(files, requires, before, aliases, builtin)
 
 
 def _before(words: list[str]) -> tuple[str, ...]:

@@ -53,7 +53,7 @@ def compile_python(
             target = directory / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
-        tools.run("python3", "-I", "-c", _COMPILE, directory, env={"PYTHONHASHSEED": "0"})
+        tools.run("python3", "-c", _COMPILE, directory, env={"PYTHONHASHSEED": "0"})
 
     inputs: dict[str, Input] = {
         "sources": {**sources},

@@ -74,7 +74,15 @@ def build_root(
     """
     archive = output.with_suffix(".tar")
     write_tar(tree, archive, built)
-    _make_erofs(archive, output, tools, name, built, compression)
+    identifier = uuid.UUID(bytes=hashlib.sha256(f"orbital erofs {name}".encode()).digest()[:16])
+    tools.run(
+        "mkfs.erofs", "--quiet", f"-T{built}", f"-U{identifier}",
+        # No extended attributes: file capabilities are given by units, not by files.
+        "-x-1",
+        # Workers would compress in an order of their own.
+        "--workers=1", *_COMPRESSION_OPTIONS[compression],
+        "--tar=f", output, archive,
+    )  # fmt: skip
     archive.unlink()
     hash_offset = _pad(output)
     salt = hashlib.sha256(f"orbital root {name}".encode()).hexdigest()
@@ -92,20 +100,6 @@ def verify_root(path: Path, facts: RootFacts, tools: Tools) -> None:
     """
     tools.run(
         "veritysetup", "verify", f"--hash-offset={facts.hash_offset}", path, path, facts.root_hash
-    )  # fmt: skip
-
-
-def _make_erofs(
-    archive: Path, output: Path, tools: Tools, name: str, built: int, compression: Compression
-) -> None:
-    identifier = uuid.UUID(bytes=hashlib.sha256(f"orbital erofs {name}".encode()).digest()[:16])
-    tools.run(
-        "mkfs.erofs", "--quiet", f"-T{built}", f"-U{identifier}",
-        # No extended attributes: file capabilities are given by units, not by files.
-        "-x-1",
-        # Workers would compress in an order of their own.
-        "--workers=1", *_COMPRESSION_OPTIONS[compression],
-        "--tar=f", output, archive,
     )  # fmt: skip
 
 

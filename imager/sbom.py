@@ -7,20 +7,28 @@ from __future__ import annotations
 
 import datetime
 import json
+import tomllib
 from collections.abc import Iterable
 from urllib.parse import quote
 
+from imager.agent import REPOSITORY
 from imager.layout import stable_uuid
 from imager.lock import DebianPackage
+from imager.mirror import RELEASE
 from manifests.catalogue import Product
 
-_ORBITAL = "0.1.0"
 
+def make_sbom(
+    product: Product, *, root: Iterable[DebianPackage], boot: Iterable[DebianPackage], built: int
+) -> bytes:
+    """The document; the same product, packages and time give the same bytes.
 
-def make_sbom(product: Product, packages: Iterable[DebianPackage], built: int) -> bytes:
-    """The document. packages: everything that comes from Debian, the kernel included."""
+    root: Debian packages in the root image. boot: those of which parts are on
+    the boot partition (kernel, boot loader). built: seconds since the epoch.
+    """
     manifest = product.manifest
-    components = [_debian(package) for package in sorted(set(packages))]
+    components = [_debian(package, "root") for package in sorted(set(root))]
+    components += [_debian(package, "boot") for package in sorted(set(boot))]
     components += [
         {
             "type": "application",
@@ -31,49 +39,57 @@ def make_sbom(product: Product, packages: Iterable[DebianPackage], built: int) -
         }
         for source in product.packages
     ]
-    components.append(
-        {
-            "type": "application",
-            "bom-ref": "orbital:agent",
-            "name": "orbital",
-            "version": _ORBITAL,
-        }
-    )
-    root = f"orbital:system/{product.name}"
-    document = {
+    own = {"type": "application", "name": "orbital", "version": orbital_version()}
+    components.append({**own, "bom-ref": "orbital:agent"})
+    reference = f"orbital:system/{product.name}"
+    document: dict[str, object] = {
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
-        "serialNumber": f"urn:uuid:{stable_uuid('sbom', product.name, str(built))}",
         "version": 1,
         "metadata": {
             "timestamp": datetime.datetime.fromtimestamp(built, datetime.UTC).isoformat(),
+            "tools": {"components": [own]},
             "component": {
                 "type": "operating-system",
-                "bom-ref": root,
+                "bom-ref": reference,
                 "name": manifest.system,
                 "version": manifest.version,
                 "description": manifest.summary,
+                "properties": [{"name": "orbital:board", "value": product.board.board}],
             },
         },
         "components": components,
         "dependencies": [
-            {"ref": root, "dependsOn": sorted(str(item["bom-ref"]) for item in components)}
+            {"ref": reference, "dependsOn": sorted(str(item["bom-ref"]) for item in components)}
         ],
     }
+    # Another content is another document, so it gets another serial number.
+    serial = stable_uuid("sbom", json.dumps(document, sort_keys=True))
+    document["serialNumber"] = f"urn:uuid:{serial}"
     return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
 
 
-def _debian(package: DebianPackage) -> dict[str, object]:
+def orbital_version() -> str:
+    """Orbital's own version."""
+    with (REPOSITORY / "pyproject.toml").open("rb") as stream:
+        return str(tomllib.load(stream)["project"]["version"])
+
+
+def _debian(package: DebianPackage, part: str) -> dict[str, object]:
     purl = (
         f"pkg:deb/debian/{quote(package.name)}@{quote(package.version, safe='')}"
-        f"?arch={package.architecture}"
+        f"?arch={package.architecture}&distro={RELEASE}"
     )
     return {
         "type": "library",
-        "bom-ref": purl,
+        "bom-ref": f"{purl}#{part}",
         "name": package.name,
         "version": package.version,
         "purl": purl,
+        # Of the .deb file that was unpacked.
         "hashes": [{"alg": "SHA-256", "content": package.sha256}],
-        "properties": [{"name": "debian:source", "value": package.source}],
+        "properties": [
+            {"name": "debian:source", "value": package.source},
+            {"name": "orbital:part", "value": part},
+        ],
     }

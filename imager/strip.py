@@ -71,6 +71,8 @@ _UNWANTED = (
     "usr/lib/systemd/catalog",
     "usr/lib/udev/hwdb.bin",
     "usr/lib/udev/hwdb.d",
+    # Character sets beside those built into glibc (UTF-8, ASCII, UCS, UTF-16).
+    "usr/lib/*/gconv",
     # Boot programs: the imager takes them from the tools tree.
     "usr/lib/systemd/boot",
     # Python: tests, editors, installers, and the compiled files of the build machine.
