@@ -19,6 +19,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -33,7 +34,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.x509.oid import NameOID
 from securesystemslib.signer import SSlibKey
 
-from recovery.errors import ManifestError, RefusedError
+from recovery.errors import ManifestError, RefusedError, SpaceError
 
 SECURE_BOOT = ("PK", "KEK", "db")
 ROOT_KEYS = ("root-1", "root-2", "root-3")
@@ -45,6 +46,8 @@ DELEGATIONS = ("os",)
 _RSA_BITS = 2048
 # Firmware has no trusted clock and ignores the dates; people and tools read them.
 _CERTIFICATE_YEARS = 20
+
+_ROLE_NAME = re.compile("[a-z0-9][a-z0-9-]*")
 
 Purpose = Literal["secure-boot", "tuf", "packages"]
 
@@ -74,29 +77,30 @@ class KeyInfo:
 def make_development_keys(directory: Path, delegations: Sequence[str] = DELEGATIONS) -> None:
     """Makes a complete set of new keys, unencrypted: for development, not for a fleet.
 
-    The directory appears whole or not at all. Raises RefusedError when it
-    already holds something: a key that is overwritten is lost for good.
+    delegations: TUF roles besides the top-level ones. The directory appears
+    whole or not at all. Raises RefusedError when it already holds something: a
+    key that is overwritten is lost for good; ManifestError for an unusable role
+    name; SpaceError when the files cannot be written.
     """
+    for name in delegations:
+        if not _ROLE_NAME.fullmatch(name) or name in (*ROOT_KEYS, *ONLINE_ROLES, "root"):
+            raise ManifestError(
+                f"cannot make a key for the role {name!r}",
+                resolution="use lower case letters, digits and -, and no top-level role",
+            )
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise RefusedError(
             f"cannot make keys in {directory}: it is not empty",
             details="keys that are overwritten cannot be brought back",
             resolution="name another directory, or move the old keys away first",
         )
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
-        for purpose in ("secure-boot", "tuf", "packages"):
-            (staged / purpose).mkdir(mode=0o700)
-        for name in SECURE_BOOT:
-            _make_certified(staged / "secure-boot", name, f"Orbital development {name}")
-        for name in (*ROOT_KEYS, *ONLINE_ROLES, *delegations):
-            _make_ed25519(staged / "tuf", name)
-        _make_certified(staged / "packages", "publisher", "Orbital development publisher")
-        staged.rename(directory)
-    except BaseException:
-        shutil.rmtree(staged, ignore_errors=True)
-        raise
+        _make_all(directory, delegations)
+    except OSError as error:
+        raise SpaceError(
+            f"cannot write keys to {directory}: {error.strerror}",
+            resolution="make room, or choose a directory that you may write to",
+        ) from error
 
 
 def inspect_keys(directory: Path) -> tuple[KeyInfo, ...]:
@@ -149,6 +153,23 @@ def owner_guid(directory: Path) -> uuid.UUID:
     certificate = load_certificate(directory / "secure-boot" / "PK.pem")
     digest = certificate.fingerprint(hashes.SHA256()).hex()
     return uuid.uuid5(uuid.NAMESPACE_OID, f"orbital secure boot owner {digest}")
+
+
+def _make_all(directory: Path, delegations: Sequence[str]) -> None:
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    try:
+        for purpose in ("secure-boot", "tuf", "packages"):
+            (staged / purpose).mkdir(mode=0o700)
+        for name in SECURE_BOOT:
+            _make_certified(staged / "secure-boot", name, f"Orbital development {name}")
+        for name in (*ROOT_KEYS, *ONLINE_ROLES, *delegations):
+            _make_ed25519(staged / "tuf", name)
+        _make_certified(staged / "packages", "publisher", "Orbital development publisher")
+        staged.rename(directory)
+    except BaseException:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise
 
 
 def _make_certified(directory: Path, name: str, subject: str) -> None:
