@@ -16,7 +16,7 @@ import msgspec
 from manifests.catalogue import Product, load_package
 from manifests.health import ExecCheck, HealthCheck
 
-PACKAGES = Path(__file__).parent / "faulty"
+PACKAGES = Path(__file__).parent / "bad_packages"
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Fault:
     """What is wrong with a release.
 
     summary: for people. kernel_command_line: arguments to add. packages: folders
-    below qemu/faulty to add. health: checks to add.
+    below qemu/bad_packages to add. health: checks to add.
     """
 
     summary: str

@@ -1,0 +1,118 @@
+"""A device that runs Orbital, as its operator sees it: `orbital system ...` through the shell."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from qemu.deadline import Deadline
+from qemu.errors import DeadlineExpired, GuestRestarted
+from qemu.machine import Machine
+from qemu.shell import Result
+
+Document = dict[str, Any]
+_COMMAND_SECONDS = 120
+
+
+class Device:
+    """The operator's view of a machine."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def orbital(self, *words: str, timeout: float = _COMMAND_SECONDS, check: bool = True) -> Result:
+        """Runs `orbital ...` in the guest."""
+        return self.machine.run(shlex.join(["orbital", *words]), timeout, check=check)
+
+    def ask(self, *words: str, timeout: float = _COMMAND_SECONDS, check: bool = True) -> Document:
+        """Runs `orbital ... --json` and returns the document."""
+        # Progress goes to standard error, which must not mix with the document.
+        command = f"{shlex.join(['orbital', *words, '--json'])} 2>/run/orbital-stderr"
+        result = self.machine.run(command, timeout, check=False)
+        if check and result.returncode != 0:
+            noise = self.machine.run("tail -c 2000 /run/orbital-stderr", check=False).output
+            raise AssertionError(f"{command}: exit code {result.returncode}\n{result.output}{noise}")
+        document: Document = json.loads(result.output)
+        return document
+
+    def status(self) -> Document:
+        """What `orbital system status` says."""
+        return self.ask("system", "status")
+
+    def history(self) -> list[Document]:
+        """The events of `orbital system history`, oldest first."""
+        events: list[Document] = self.ask("system", "history")["events"]
+        return events
+
+    def update(self, source: str, to: str | None = None, timeout: float = 400) -> Document:
+        """Installs an update; the device still runs the old version afterwards."""
+        words = ["system", "update", "--source", source, *(["--to", to] if to else [])]
+        return self.ask(*words, timeout=timeout)
+
+    def refused(self, *words: str, timeout: float = 400) -> str:
+        """Runs `orbital ...`, which must fail, and returns the error's text."""
+        document = self.ask(*words, timeout=timeout, check=False)
+        assert "error" in document, f"not refused: {document}"
+        error = document["error"]
+        return "\n".join(str(error.get(key, "")) for key in ("brief", "details", "resolution"))
+
+    def reboot(self) -> None:
+        """Asks for a reboot and returns at once."""
+        self.machine.run("systemctl --no-block reboot", check=False)
+
+    def settle(self, timeout: float, *, when: Callable[[Document], bool] | None = None) -> Document:
+        """Waits, over as many reboots as it takes, until no trial is under way.
+
+        when: a further condition on the status. Returns the status.
+        """
+        deadline = Deadline.of(timeout)
+        status: Document = {}
+        while not deadline.expired:
+            try:
+                self.machine.wait_shell(deadline)
+                # The verdict of this boot is known when the health unit is through.
+                state = self.machine.run(
+                    "systemctl is-active orbital-health.service", 30, check=False
+                ).output.strip()
+                if state in ("active", "failed"):
+                    status = self.status()
+                    if status["trial"] is None and (when is None or when(status)):
+                        return status
+            except (GuestRestarted, AssertionError, json.JSONDecodeError):
+                pass
+            deadline.pause(1.0)
+        raise DeadlineExpired(
+            f"cannot see the device settled within {timeout:g} s",
+            details=f"last status: {json.dumps(status)}\n{self.machine.console.tail()}",
+        )
+
+    def restart(self, timeout: float = 400) -> Document:
+        """Reboots and waits until the device has settled; returns the status."""
+        before = self.machine.wait_shell(30)
+        self.reboot()
+        self.machine.shell.wait(timeout, not_boot=before)
+        return self.settle(timeout)
+
+
+def plug_stick(machine: Machine, image: Path) -> str:
+    """Plugs a USB stick with that raw image in and mounts it; returns where."""
+    machine.qmp.execute(
+        "blockdev-add",
+        {
+            "driver": "raw",
+            "node-name": "stick",
+            "read-only": True,
+            "file": {"driver": "file", "filename": str(image)},
+        },
+    )
+    machine.qmp.execute("device_add", {"driver": "usb-storage", "id": "stick0", "drive": "stick"})
+    mount = "/run/stick"
+    machine.run(
+        f"mkdir -p {mount}; for try in $(seq 60); do"
+        f" mount -o ro /dev/sda {mount} && exit 0; sleep 1; done; exit 1",
+        90,
+    )
+    return mount

@@ -1,0 +1,172 @@
+"""Everything a scenario needs, made by the shipped programs and made once: keys, releases, disk.
+
+    lab = Lab(directory)
+    lab.offer("2.0")                     # built, signed, published
+    lab.offer("3.0", fault="panic")      # a bad release, see qemu.faulty
+    with lab.machine(artifacts) as machine: ...
+
+Images come from the build cache where their inputs did not change; keys are
+kept beside it, so that a second session finds them unchanged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cached_property
+from pathlib import Path
+
+from imager.cache import Cache, default_directory
+from imager.disk import build_factory_disk
+from imager.image import Workshop, build_image
+from imager.keys import make_development_keys
+from imager.repository.anchor import ANCHOR, make_anchor, read_anchor
+from imager.repository.create import create
+from imager.repository.keyring import KeyDirectory
+from imager.repository.publish import publish
+from imager.repository.roles import Periods
+from imager.secureboot import write_variable_store
+from imager.signing import load_pe_signer
+from imager.tools import Tools, prepare_tools
+from manifests.catalogue import Product, load_product
+from qemu.faulty import faulty, version_of
+from qemu.hardware import Hardware, of_board
+from qemu.machine import Machine
+from recovery import durable
+from recovery.reporter import Reporter, SilentReporter
+
+BUILT = 1_735_689_600
+DISK_SIZE = 2 << 30
+
+
+class Lab:
+    """One product on one board, with its keys, releases, repository and factory disk.
+
+    directory: for what this session makes. keys: kept over sessions.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        system: str = "gateway",
+        board: str = "qemu-x86_64",
+        keys: Path | None = None,
+        reporter: Reporter | None = None,
+    ) -> None:
+        self.directory = directory
+        self.reporter = reporter or SilentReporter()
+        self.product = load_product(system, board)
+        self.cache = Cache(default_directory(), self.reporter)
+        self.keys = keys or default_directory() / "lab-keys"
+        self.repository = directory / "repository"
+        self.builds = directory / "builds"
+
+    @property
+    def version(self) -> str:
+        """What the factory disk runs."""
+        return self.product.manifest.version
+
+    @cached_property
+    def tools(self) -> Tools:
+        """The pinned tools."""
+        return prepare_tools(self.cache)
+
+    @cached_property
+    def workshop(self) -> Workshop:
+        """What builds need besides the product."""
+        self.prepare_keys()
+        return Workshop(
+            cache=self.cache,
+            tools=self.tools,
+            signer=load_pe_signer(self.keys, self.tools, time=BUILT),
+            trust_root=read_anchor(self.keys).to_bytes(),
+            built=BUILT,
+            reporter=self.reporter,
+        )
+
+    def prepare_keys(self) -> Path:
+        """The development keys, made when they are not there."""
+        if not (self.keys / ANCHOR).exists():
+            durable.make_directory(self.keys.parent)
+            make_development_keys(self.keys)
+            make_anchor(self.keys)
+        return self.keys
+
+    def release(self, version: str, fault: str | None = None) -> Product:
+        """The product as that version, with the named fault of `qemu.faulty.FAULTS`."""
+        if fault is None:
+            return version_of(self.product, version)
+        return faulty(self.product, fault, version)
+
+    def build(self, version: str, fault: str | None = None) -> Path:
+        """The build directory of a release."""
+        product = self.release(version, fault)
+        directory = self.builds / product.name
+        return directory if directory.exists() else build_image(product, self.builds, self.workshop)
+
+    def offer(
+        self, version: str, fault: str | None = None, *, allow_downgrade_from: tuple[str, ...] = ()
+    ) -> str:
+        """Builds and publishes a release once; returns its version."""
+        keys = KeyDirectory(self.prepare_keys())
+        if not self.repository.exists():
+            create(self.repository, keys, periods=Periods(), root=read_anchor(self.keys))
+        if version not in self._offered:
+            summary = f"bad release: {fault}" if fault else ""
+            publish(
+                self.repository,
+                [self.build(version, fault)],
+                keys,
+                summary=summary,
+                downgrade_from=allow_downgrade_from,
+                reporter=self.reporter,
+            )
+            self._offered.add(version)
+        return version
+
+    @cached_property
+    def _offered(self) -> set[str]:
+        return set()
+
+    @cached_property
+    def factory(self) -> Path:
+        """The disk as it leaves the factory."""
+        disk = self.directory / "factory.img"
+        build_factory_disk(
+            self.build(self.version), self.product.board, disk, self.tools, reporter=self.reporter
+        )
+        return disk
+
+    @cached_property
+    def hardware(self) -> Hardware:
+        """The board's machine."""
+        return of_board(self.product.board, self.tools.file("."))
+
+    @cached_property
+    def variables(self) -> Path:
+        """A variable store with our keys enrolled and Secure Boot on."""
+        emulation = self.product.board.qemu
+        if emulation is None or emulation.firmware_variables is None:
+            raise LookupError(f"board {self.product.board.board} has no variable store")
+        store = self.directory / "variables.fd"
+        template = self.tools.file(emulation.firmware_variables)
+        write_variable_store(self.tools, template, self.prepare_keys(), store)
+        return store
+
+    def machine(self, directory: Path, **options: object) -> Machine:
+        """A machine with the factory disk (on a larger disk) and Secure Boot on; off until started."""
+        settings: dict[str, object] = {
+            "variables": self.variables,
+            "disk_size": DISK_SIZE,
+            "extra": STICK_CONTROLLER,
+            **options,
+        }
+        return Machine(self.hardware, self.factory, directory, **settings)  # type: ignore[arg-type]
+
+    def without_watchdog(self) -> Hardware:
+        """The board's machine with its watchdog missing."""
+        return dataclasses.replace(self.hardware, watchdog="")
+
+
+# A USB controller, so that a stick can be plugged in at any time.
+STICK_CONTROLLER = ("-device", "qemu-xhci,id=usb")
