@@ -50,6 +50,21 @@ def exited(name: str, child: subprocess.Popen[bytes], log: Path) -> MachineExite
     )
 
 
+def explained(
+    error: MachineExited, name: str, child: subprocess.Popen[bytes], log: Path
+) -> MachineExited:
+    """An error that a program is gone, with how it ended and what it said."""
+    try:
+        child.wait(5)
+    except subprocess.TimeoutExpired:
+        end(child)
+    reason = exited(name, child, log)
+    if error.brief == reason.brief:
+        return error
+    details = "\n".join(part for part in (error.details, str(reason)) if part)
+    return MachineExited(error.brief, details=details, resolution=error.resolution)
+
+
 def end(child: subprocess.Popen[bytes]) -> None:
     """Kills the program if it still runs, and waits for it."""
     if child.poll() is None:

@@ -7,6 +7,7 @@ those of GDB's target description: 16 rip, 17 eflags.
 
 from __future__ import annotations
 
+import re
 import socket
 import tempfile
 from pathlib import Path
@@ -36,13 +37,15 @@ def hang(qmp: Qmp) -> None:
             threads = connection.threads()
             if not threads:
                 raise MachineError("cannot hang the machine: QEMU shows no CPU")
-            for thread in threads:
+            # Real mode: the instruction pointer counts from the code segment's base.
+            bases = re.findall(r"^CS =\w+ (\w+)", qmp.monitor("info registers -a"), re.MULTILINE)
+            for thread, base in zip(threads, bases, strict=True):
                 connection.command(f"Hg{thread}")
                 flags = int.from_bytes(bytes.fromhex(connection.command(f"p{_EFLAGS:x}")), "little")
                 quiet = (flags & ~_INTERRUPTS).to_bytes(4, "little").hex()
                 connection.expect_ok(f"P{_EFLAGS:x}={quiet}")
                 where = int.from_bytes(bytes.fromhex(connection.command(f"p{_RIP:x}")), "little")
-                connection.expect_ok(f"M{where:x},2:{_JUMP_TO_ITSELF}")
+                connection.expect_ok(f"M{where + int(base, 16):x},2:{_JUMP_TO_ITSELF}")
             connection.command("D")
         finally:
             qmp.monitor("gdbserver none")

@@ -179,6 +179,11 @@ class Machine:
         process = children.start(command, self._log("qemu"))
         try:
             self._running = self._connect(process, listeners, started)
+        except MachineExited as error:
+            listeners.close()
+            raise children.explained(
+                error, self.hardware.binary, process, self._log("qemu")
+            ) from error
         except BaseException:
             children.end(process)
             listeners.close()
@@ -301,10 +306,5 @@ class Machine:
         try:
             yield
         except MachineExited as error:
-            try:
-                self._current.process.wait(5)
-            except subprocess.TimeoutExpired:
-                raise error from None
-            reason = children.exited(self.hardware.binary, self._current.process, self._log("qemu"))
-            details = "\n".join(part for part in (error.details, str(reason)) if part)
-            raise MachineExited(error.brief, details=details) from error
+            process, log = self._current.process, self._log("qemu")
+            raise children.explained(error, self.hardware.binary, process, log) from error

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from qemu import children
 from qemu.deadline import Deadline
-from qemu.errors import MachineError
+from qemu.errors import MachineError, MachineExited
 from qemu.hardware import quote
 from qemu.nbd import NbdClient
 from qemu.qmp import Qmp
@@ -54,6 +54,8 @@ def _daemon(*options: str) -> Iterator[tuple[Qmp, Listeners]]:
             # A clean end flushes and unlocks the files before anyone else opens them.
             qmp.execute("quit")
             daemon.wait(timeout=30)
+        except MachineExited as error:
+            raise children.explained(error, _DAEMON, daemon, log) from error
         finally:
             children.end(daemon)
     finally:
