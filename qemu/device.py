@@ -34,7 +34,9 @@ class Device:
         result = self.machine.run(command, timeout, check=False)
         if check and result.returncode != 0:
             noise = self.machine.run("tail -c 2000 /run/orbital-stderr", check=False).output
-            raise AssertionError(f"{command}: exit code {result.returncode}\n{result.output}{noise}")
+            raise AssertionError(
+                f"{command}: exit code {result.returncode}\n{result.output}{noise}"
+            )
         document: Document = json.loads(result.output)
         return document
 

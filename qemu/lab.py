@@ -154,7 +154,7 @@ class Lab:
         return store
 
     def machine(self, directory: Path, **options: object) -> Machine:
-        """A machine with the factory disk (on a larger disk) and Secure Boot on; off until started."""
+        """A machine with the factory disk, Secure Boot and room to grow; off until started."""
         settings: dict[str, object] = {
             "variables": self.variables,
             "disk_size": DISK_SIZE,

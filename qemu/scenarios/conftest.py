@@ -1,0 +1,52 @@
+"""What the scenarios share: one lab, one settled device that each scenario continues from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from qemu.device import Device
+from qemu.fixtures import MachineFactory, SnapshotStore
+from qemu.lab import Lab
+from qemu.machine import Machine
+from qemu.server import Server
+from qemu.snapshot import Snapshot
+
+BOOT_SECONDS = 300
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Keys, releases, repository and factory disk of the reference product."""
+    yield Lab(tmp_path_factory.mktemp("lab"))
+
+
+@pytest.fixture(scope="session")
+def factory_device(lab: Lab, snapshots: SnapshotStore) -> Snapshot:
+    """The factory disk after its first boot, running and settled: where scenarios begin."""
+
+    def make(directory: Path) -> Machine:
+        machine = lab.machine(directory)
+        machine.start()
+        Device(machine).settle(BOOT_SECONDS)
+        machine.run("systemctl is-system-running --wait", BOOT_SECONDS, check=False)
+        machine.run("sync")
+        return machine
+
+    return snapshots.get("factory", make)
+
+
+@pytest.fixture
+def device(factory_device: Snapshot, machines: MachineFactory) -> Device:
+    """A device that runs version 1.0 from the factory in slot a."""
+    return Device(machines.restore(factory_device))
+
+
+@pytest.fixture
+def server(lab: Lab, serve: Callable[[Path], Server]) -> Server:
+    """A web server with the lab's repository."""
+    lab.repository.parent.mkdir(parents=True, exist_ok=True)
+    lab.offer(lab.version)
+    return serve(lab.repository)
