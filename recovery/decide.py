@@ -105,13 +105,10 @@ def choose_generation(
         return _another_attempt(record, trial, boot_id, now)
     probation = record.probation
     if probation is not None and record.committed == probation.generation in fitting:
-        counted = replace(probation, boots=probation.boots + 1)
+        counted = replace(probation, boots=min(probation.boots, probation.limit) + 1)
         give_up = probation.failure
         if not give_up and counted.boots > probation.limit:
-            give_up = (
-                f"crash loop: started {counted.boots} times within its probation "
-                f"({probation.limit} allowed)"
-            )
+            give_up = f"crash loop: more than {probation.limit} starts within its probation"
         made = replace(record, probation=replace(counted, failure=give_up))
         return Choice(record.committed, known=True, trial=False, record=made, give_up=give_up)
     chosen = record.committed if record.committed in fitting else fitting[-1]
@@ -300,8 +297,11 @@ def give_up(view: View, reason: str) -> GiveUp | Stranded:
 def _on_trial(view: View, trial: Trial) -> Verdict:
     """The trial runs."""
     number = trial.generation
-    if view.loader(view.running.slot).successful and passed(trial):
-        return FinishCommit(number, "the loader has it committed already")
+    if view.loader(view.running.slot).successful:
+        if passed(trial):
+            return FinishCommit(number, "the loader has it committed already")
+        # A rollback whose image was started by hand before its trial was armed.
+        return DropTrial(number, "interrupted before it was armed")
     failure = verdict_of(trial) or _over_tried(trial, len(trial.attempts))
     if failure:
         return give_up(view, failure)
@@ -356,7 +356,7 @@ def _committed(view: View) -> Verdict:
     if probation.failure:
         return give_up(view, probation.failure)
     if probation.boots > probation.limit:
-        return give_up(view, f"crash loop: started {probation.boots} times within its probation")
+        return give_up(view, f"crash loop: more than {probation.limit} starts within its probation")
     return InProbation(number, f"on probation, started {probation.boots} times since its commit")
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from recovery.slots import Slot
 
     Origin = Literal["factory", "update", "rollback"]
+else:
+    Origin = str
 
 FORMAT = 1
 

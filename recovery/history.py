@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         "probation-failed",
         "state-recovered",
     ]
+else:
+    EventKind = str
 
 EVENTS = (
     "factory",  # first boot of an image nobody installed here

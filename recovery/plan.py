@@ -225,7 +225,7 @@ def _committed_fell_back(number: int, reason: str, view: View, now: int) -> tupl
     """The committed generation gave up on probation: the running one is committed again."""
     failed, running = view.find(number), view.running
     assert failed is not None
-    quarantined = view.record.quarantined
+    quarantined = tuple(q for q in view.record.quarantined if q.version != running.version)
     if failed.version != running.version:
         quarantined = _with_quarantine(quarantined, failed, reason, now)
     return (

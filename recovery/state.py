@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from typing import Literal
 
     Stage = Literal["early", "userspace", "health"]
+else:
+    Stage = str
 
 FORMAT = 1
 STATE_ROOT = Path("/state/orbital")
