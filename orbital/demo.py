@@ -69,9 +69,11 @@ class _Story:
 
         self._chapter("The factory disk boots under UEFI Secure Boot")
         self._say(f"disk {lab.factory.name}, {amount(lab.factory.stat().st_size)}")
-        with lab.machine(self._machine_directory) as machine:
-            with Server(lab.repository, self._machine_directory) as server:
-                self._run(Device(machine), server)
+        with (
+            lab.machine(self._machine_directory) as machine,
+            Server(lab.repository, self._machine_directory) as server,
+        ):
+            self._run(Device(machine), server)
         self._output.result(
             {"chapters": self._chapters, "seconds": round(time.monotonic() - self._started)},
             f"\nDone in {time.monotonic() - self._started:.0f} s.",
