@@ -16,7 +16,7 @@ from recovery import durable, trial
 from recovery.errors import OrbitalError, TrustError
 from recovery.reporter import Reporter
 from recovery.slots import Slot
-from updater import journal
+from updater import journal, medium
 from updater.device import Device
 from updater.journal import Journal
 from updater.medium import Medium
@@ -102,16 +102,16 @@ def _write_root(plan: Plan, device: Device, source: Source, reporter: Reporter) 
     """Fills the slot and verifies all of it from what the disk gives back."""
     reporter.stage(f"install {plan.version} into slot {plan.slot}")
     tree = TreeCheck(plan.index.root)
-    with Medium(device.slots[plan.slot]) as medium:
+    with Medium(device.slots[plan.slot]) as slot:
         moved = transfer(
             plan.index.root.stream,
             source,
-            medium,
+            slot,
             resume=plan.resume,
             check=tree.add,
             progress=reporter.progress,
         )
-        tree.verify(medium.read_back)
+        tree.verify(lambda offset, size: _read_at(slot, offset, size))
     return moved
 
 
@@ -122,25 +122,25 @@ def _write_boot_artifact(
     stream = plan.index.boot.stream
     final, staged = device.boot_artifact(plan.slot), device.staged_artifact(plan.slot)
     if final.exists():
-        with Medium(final) as medium:
-            if _digest(medium) == stream.sha256:
+        with Medium(final) as artifact:
+            if _digest(artifact) == stream.sha256:
                 return Transferred(fetched=0, kept=stream.size)
     reporter.stage("install boot artifact")
     durable.make_directory(final.parent)
     if any(action.kind == "remove-boot-artifact" for action in plan.actions):
         # Power cut: the slot has neither an entry nor an artifact.
         durable.remove_file(final)
-    with Medium(staged, create=True) as medium:
-        medium.truncate(stream.size)
+    with Medium(staged, create=True) as artifact:
+        artifact.truncate(stream.size)
         moved = transfer(
             stream,
             source,
-            medium,
+            artifact,
             resume=plan.resume,
             check=lambda _offset, _data: None,
             progress=reporter.progress,
         )
-        if _digest(medium) != stream.sha256:
+        if _digest(artifact) != stream.sha256:
             raise TrustError(
                 f"cannot use the written boot artifact {staged}: it is not what was signed",
                 resolution="run the update again; if this repeats, the boot partition is bad",
@@ -174,9 +174,18 @@ def _start_trial(plan: Plan, device: Device, requested_by: str) -> int:
     return generation.number
 
 
-def _digest(medium: Medium) -> str:
-    """The digest of all that the medium holds, read back."""
+def _digest(target: Medium) -> str:
+    """The digest of all that the target holds, read back."""
     digest = hashlib.sha256()
-    for offset in range(0, medium.size, _BLOCK):
-        digest.update(medium.read_back(offset, _BLOCK))
+    memory = medium.buffer(_BLOCK)
+    offset = 0
+    while count := target.read_back(offset, memory):
+        digest.update(memory[:count])
+        offset += count
     return digest.hexdigest()
+
+
+def _read_at(target: Medium, offset: int, size: int) -> bytes:
+    """A few bytes (levels of the hash tree) read back; offset is a multiple of 4 KiB."""
+    memory = medium.buffer(size)
+    return bytes(memory[: min(size, target.read_back(offset, memory))])

@@ -1,14 +1,31 @@
-"""The slot or file that is being written: positioned writes, flush, and honest reading back."""
+"""The slot or file that is being written: positioned writes, flush, and honest reading back.
+
+Slots are written and read past the page cache (O_DIRECT): what is read back
+comes from the disk and not from memory, and an update does not push the
+product's own data out of the cache. It also saves a copy of every byte. Where
+O_DIRECT does not work (some file systems), flushed pages are dropped before
+they are read back.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import mmap
 import os
 import stat
 from pathlib import Path
 
 from recovery import durable
 from recovery.errors import OrbitalError, RefusedError, SpaceError, StateError
+
+ALIGNMENT = 4096
+"""What O_DIRECT wants of offsets, sizes and addresses, on every disk there is."""
+
+
+def buffer(size: int) -> memoryview:
+    """Memory for O_DIRECT: of at least size bytes, aligned (an anonymous mapping)."""
+    return memoryview(mmap.mmap(-1, _aligned(size)))
 
 
 class Medium:
@@ -26,10 +43,9 @@ class Medium:
         self._path = path
         flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
         try:
-            if path.exists() and stat.S_ISBLK(path.stat().st_mode):
-                # On a block device: fail when anyone else has it, e.g. a mount.
-                flags |= os.O_EXCL
-            self._fd = os.open(path, flags, 0o644)
+            # On a block device O_EXCL fails when anyone else has it, e.g. a mount.
+            block = path.exists() and stat.S_ISBLK(path.stat().st_mode)
+            self._fd = os.open(path, flags | (os.O_EXCL if block else 0), 0o644)
         except OSError as error:
             if error.errno == errno.EBUSY:
                 raise RefusedError(
@@ -38,6 +54,10 @@ class Medium:
                     resolution="stop what uses it, or reboot",
                 ) from error
             raise self._failure("open", error) from error
+        self._direct: int | None = None
+        if not create:
+            with contextlib.suppress(OSError):
+                self._direct = os.open(path, flags | os.O_DIRECT)
 
     def __enter__(self) -> Medium:
         """Itself."""
@@ -46,6 +66,8 @@ class Medium:
     def __exit__(self, *_: object) -> None:
         """Closes it."""
         os.close(self._fd)
+        if self._direct is not None:
+            os.close(self._direct)
 
     @property
     def size(self) -> int:
@@ -59,13 +81,19 @@ class Medium:
         except OSError as error:
             raise self._failure("write", error) from error
 
-    def write(self, offset: int, data: bytes) -> None:
-        """Writes all of data at offset. Raises SpaceError or StateError."""
-        view = memoryview(data)
+    def write(self, offset: int, data: memoryview) -> None:
+        """Writes all of data, which begins at the start of a `buffer`, at offset.
+
+        Raises SpaceError or StateError.
+        """
+        direct = self._direct is not None and len(data) % ALIGNMENT == offset % ALIGNMENT == 0
+        fd = self._direct if direct and self._direct is not None else self._fd
         try:
-            while view:
-                done = os.pwrite(self._fd, view, offset)
-                view, offset = view[done:], offset + done
+            while data:
+                done = os.pwrite(fd, data, offset)
+                data, offset = data[done:], offset + done
+                if done % ALIGNMENT:
+                    fd = self._fd
         except OSError as error:
             raise self._failure("write", error) from error
 
@@ -76,29 +104,29 @@ class Medium:
         except OSError as error:
             raise self._failure("flush", error) from error
 
-    def read_back(self, offset: int, size: int) -> bytes:
-        """What the medium holds, not what the page cache remembers of our writes.
+    def read_back(self, offset: int, into: memoryview) -> int:
+        """Reads what the medium holds, not what the page cache remembers of our writes.
 
-        To be called after `flush`: only clean pages can be dropped. Raises StateError.
+        To be called after `flush`: only clean pages can be dropped. into: from
+        the start of a `buffer`, of a multiple of ALIGNMENT bytes. Returns how
+        many bytes there were, fewer only at the end. Raises StateError.
         """
         try:
-            os.posix_fadvise(self._fd, offset, size, os.POSIX_FADV_DONTNEED)
+            if self._direct is not None and offset % ALIGNMENT == 0:
+                return self._read(self._direct, offset, into)
+            os.posix_fadvise(self._fd, offset, len(into), os.POSIX_FADV_DONTNEED)
+            return self._read(self._fd, offset, into)
         except OSError as error:
             raise self._failure("read", error) from error
-        return self.read(offset, size)
 
-    def read(self, offset: int, size: int) -> bytes:
-        """Up to size bytes at offset, fewer only at the end. Raises StateError."""
-        try:
-            data = os.pread(self._fd, size, offset)
-            while 0 < len(data) < size:
-                more = os.pread(self._fd, size - len(data), offset + len(data))
-                if not more:
-                    break
-                data += more
-        except OSError as error:
-            raise self._failure("read", error) from error
-        return data
+    def _read(self, fd: int, offset: int, into: memoryview) -> int:
+        done = 0
+        while done < len(into):
+            count = os.preadv(fd, [into[done:]], offset + done)
+            done += count
+            if count == 0 or count % ALIGNMENT:
+                break
+        return done
 
     def _failure(self, what: str, error: OSError) -> OrbitalError:
         kind = SpaceError if error.errno in (errno.ENOSPC, errno.EDQUOT) else StateError
@@ -107,3 +135,7 @@ class Medium:
             resolution="the running system is not affected; check the disk, then run the update "
             "again",
         )
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT

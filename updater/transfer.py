@@ -1,17 +1,17 @@
 """Moving a stream from a source onto a medium: fetch, verify, write and read back overlap.
 
-Two worker threads take segments one by one: fetch → digest of the stored bytes
-→ decompress → digest of the piece → write. This thread follows them: flush,
-then read back what is now on the medium and hand it to a check. hashlib,
-zstandard and the system calls release the interpreter's lock, so the stages
-run on all cores. In memory are at most WORKERS segments and their stored form.
+Worker threads take segments one by one: fetch → digest of the stored bytes →
+decompress → write. This thread follows them: flush, then read back what is now
+on the medium and hand it to a check, which is what decides. hashlib, zstandard
+and the system calls release the interpreter's lock, so the stages run on all
+cores. In memory are WORKERS segments with their stored form, and one more.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from queue import SimpleQueue
 
@@ -19,11 +19,13 @@ import zstandard
 
 from manifests.index import Segment, Stream
 from recovery.errors import OrbitalError, TrustError
+from updater import medium
 from updater.medium import Medium
 from updater.source import Source
 
 WORKERS = 2
-_READ_BACK = 1 << 20
+
+Check = Callable[[int, memoryview], None]
 
 
 @dataclass(frozen=True)
@@ -55,24 +57,26 @@ def pieces(stream: Stream) -> tuple[Piece, ...]:
 def transfer(
     stream: Stream,
     source: Source,
-    medium: Medium,
+    target: Medium,
     *,
     resume: bool,
-    check: Callable[[int, bytes], None],
+    check: Check,
     progress: Callable[[int, int], None],
 ) -> Transferred:
-    """Writes the stream to the medium and reads all of it back through check(offset, data).
+    """Writes the stream to the target and reads all of it back through check(offset, data).
 
-    resume: pieces that the medium already holds are recognised by their
-    digest and not fetched. check is called in this thread, block by block, in
-    any order of pieces. progress(done, total) counts bytes read back.
+    resume: pieces that the target already holds are recognised by their
+    digest and not fetched. check is called in this thread, piece by piece, in
+    any order; data is only valid during the call. progress(done, total) counts
+    bytes read back.
 
     Power cut at any point: some pieces are on the medium, some are not; the
     next run recognises those that are.
 
-    Raises TrustError for wrong data, and what source and medium raise.
+    Raises TrustError for wrong data, and what source and target raise.
     """
-    job = _Job(pieces(stream), source, medium, resume)
+    job = _Job(stream, source, target, resume)
+    memory = medium.buffer(stream.segment_size)
     done = 0
     try:
         job.start()
@@ -80,9 +84,9 @@ def transfer(
             batch = job.written()
             # Everything the workers have finished meanwhile is flushed at
             # once: the slower the medium, the larger the batch.
-            medium.flush()
+            target.flush()
             for piece in batch:
-                _read_back(medium, piece, check)
+                check(piece.offset, _read_back(target, piece, memory))
                 done += piece.segment.size
                 progress(done, stream.size)
     finally:
@@ -90,33 +94,40 @@ def transfer(
     return Transferred(job.fetched, job.kept)
 
 
-def fetch_segment(source: Source, segment: Segment) -> bytes:
-    """One segment's verified bytes. Raises TrustError when they are wrong, and FetchError."""
+def fetch_segment(source: Source, segment: Segment, into: memoryview) -> memoryview:
+    """Fetches and verifies one segment; returns the part of into that holds it.
+
+    The digest of the stored bytes is the signed one before they are
+    decompressed, so the content is the publisher's. That it also arrived on
+    the medium is judged there, by reading back.
+
+    Raises TrustError when the bytes are wrong, and FetchError.
+    """
     name = segment.stored_sha256
     path = f"chunks/{name[:2]}/{name}"
     stored = b"".join(source.open(path, segment.stored_size))
     if len(stored) != segment.stored_size or hashlib.sha256(stored).hexdigest() != name:
         raise _damaged(source, path, "its digest is not the signed one")
+    plain = into[: segment.size]
     try:
-        # A frame may leave its size out (-1); what it says must be right: it is
-        # what gets allocated.
-        if zstandard.frame_content_size(stored) not in (-1, segment.size):
-            raise _damaged(source, path, "its content has another size than the signed one")
-        plain = zstandard.ZstdDecompressor().decompress(stored, max_output_size=segment.size)
+        with zstandard.ZstdDecompressor().stream_reader(stored) as reader:
+            size = reader.readinto(plain)
+            more = reader.read(1)
     except zstandard.ZstdError as error:
         raise _damaged(source, path, f"it cannot be decompressed: {error}") from error
-    if len(plain) != segment.size or hashlib.sha256(plain).hexdigest() != segment.sha256:
-        raise _damaged(source, path, "its content is not the signed one")
+    if size != segment.size or more:
+        raise _damaged(source, path, "its content does not have the signed size")
     return plain
 
 
 class _Job:
     """The workers of one transfer."""
 
-    def __init__(self, todo: Sequence[Piece], source: Source, medium: Medium, resume: bool) -> None:
-        self._todo: Iterator[Piece] = iter(todo)
+    def __init__(self, stream: Stream, source: Source, target: Medium, resume: bool) -> None:
+        self._todo: Iterator[Piece] = iter(pieces(stream))
+        self._segment_size = stream.segment_size
         self._source = source
-        self._medium = medium
+        self._target = target
         self._resume = resume
         self._lock = threading.Lock()
         self._stopped = False
@@ -154,8 +165,9 @@ class _Job:
 
     def _work(self) -> None:
         try:
+            memory = medium.buffer(self._segment_size)
             while (piece := self._next()) is not None:
-                self._place(piece)
+                self._place(piece, memory)
                 self._results.put(piece)
         except BaseException as error:
             self._results.put(error)
@@ -164,25 +176,28 @@ class _Job:
         with self._lock:
             return None if self._stopped else next(self._todo, None)
 
-    def _place(self, piece: Piece) -> None:
-        """Makes the medium hold the piece."""
+    def _place(self, piece: Piece, memory: memoryview) -> None:
+        """Makes the target hold the piece, in the cheapest way that works.
+
+        Today: keep what is there, else fetch it whole. A delta against the
+        running slot belongs between the two.
+        """
         segment = piece.segment
         if self._resume:
-            present = self._medium.read(piece.offset, segment.size)
+            present = _read_back(self._target, piece, memory)
             if hashlib.sha256(present).hexdigest() == segment.sha256:
                 with self._lock:
                     self.kept += segment.size
                 return
-        data = fetch_segment(self._source, segment)
-        self._medium.write(piece.offset, data)
+        self._target.write(piece.offset, fetch_segment(self._source, segment, memory))
         with self._lock:
             self.fetched += segment.stored_size
 
 
-def _read_back(medium: Medium, piece: Piece, check: Callable[[int, bytes], None]) -> None:
-    end = piece.offset + piece.segment.size
-    for offset in range(piece.offset, end, _READ_BACK):
-        check(offset, medium.read_back(offset, min(_READ_BACK, end - offset)))
+def _read_back(target: Medium, piece: Piece, memory: memoryview) -> memoryview:
+    """What the target holds in the piece's place; less at the target's end."""
+    size = target.read_back(piece.offset, memory)
+    return memory[: min(size, piece.segment.size)]
 
 
 def _damaged(source: Source, path: str, details: str) -> OrbitalError:

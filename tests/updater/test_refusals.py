@@ -151,7 +151,7 @@ def test_second_update_while_one_runs(publisher: Publisher, device: FileDevice) 
 
 
 @pytest.mark.parametrize(("number", "error"), [(errno.EIO, StateError), (errno.ENOSPC, SpaceError)])
-@pytest.mark.parametrize("call", ["pwrite", "fsync", "pread"])
+@pytest.mark.parametrize("call", ["pwrite", "fsync", "preadv"])
 def test_disk_error_while_writing_the_slot(
     device: FileDevice, publisher: Publisher, number: int, error: type[OrbitalError], call: str
 ) -> None:
@@ -179,16 +179,16 @@ def test_disk_that_forgets_what_was_written(
 ) -> None:
     """One block reads back differently: found by reading back, not by what we remember."""
     publisher.release("2.0")
-    real = Medium.read
+    real = Medium.read_back
 
-    def lying(medium: Medium, offset: int, size: int) -> bytes:
-        data = real(medium, offset, size)
-        if offset == 0 and size > 10_000:
-            data = data[:8192] + bytes(4096) + data[12288:]
-        return data
+    def lying(medium: Medium, offset: int, into: memoryview) -> int:
+        count = real(medium, offset, into)
+        if offset == 0 and count > 10_000:
+            into[8192:12288] = bytes(4096)
+        return count
 
     with monkeypatch.context() as patch:
-        patch.setattr(Medium, "read", lying)
+        patch.setattr(Medium, "read_back", lying)
         with pytest.raises(OrbitalError, match="does not hold the signed image"):
             device.update()
     device.assert_unaffected()
