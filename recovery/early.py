@@ -1,0 +1,270 @@
+"""PID 1 between the initramfs and systemd: state, generation, /etc and /var, then exec systemd.
+
+Everything here runs before any service, on the slowest moment of the slowest
+machine: it imports little (see `recovery.value`) and loads the rest only when
+something is wrong. An exception ends PID 1, the kernel panics and restarts
+(`panic=-1`): for a trial a failed try, and the loader counts.
+
+Order: the attempt is durable before the generation runs; the /etc layer is
+whole before it is mounted; `boot.json` tells the rest of the boot.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from recovery import decide, mounts
+from recovery.boot import (
+    BootReport,
+    RunningImage,
+    boot_id,
+    command_line,
+    running_image,
+    write_report,
+)
+from recovery.generations import Generation
+from recovery.layer import copy_tree, overlay_options, prepare_layer
+from recovery.partitions import find_partition
+from recovery.state import StateStore
+
+INIT = "/usr/lib/systemd/systemd"
+STATE = Path("/state")
+PARTITION_WAIT_SECONDS = 10
+TRIAL_FLAG = "run/orbital/trial"
+PROBATION_FLAG = "run/orbital/probation"
+
+
+def main() -> None:
+    """Never returns: becomes systemd, restarts the machine, or raises (and the kernel panics)."""
+    try:
+        start(Path("/"))
+    except BaseException as error:
+        say(f"cannot start: {error}")
+        raise
+    # Python ignores SIGPIPE and may set LC_CTYPE; systemd and its services inherit neither.
+    import signal
+
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    environment = {key: value for key, value in os.environ.items() if key != "LC_CTYPE"}
+    os.execve(INIT, [INIT, *sys.argv[1:]], environment)
+
+
+def start(root: Path) -> None:
+    """Everything before systemd."""
+    for source, kind in (("proc", "proc"), ("sysfs", "sys"), ("devtmpfs", "dev"), ("tmpfs", "run")):
+        if not os.path.ismount(root / kind):
+            mounts.mount(source, root / kind, source, mounts.NOSUID)
+    image = running_image(root)
+    notes: list[str] = []
+    volatile = not mount_state(command_line(root).get("orbital.state", "state"), notes)
+    if volatile:
+        if loader_is_counting(root):
+            raise OSError("the state partition cannot be used in a trial: " + "; ".join(notes))
+        # Committed: stay reachable without a memory rather than not at all.
+        mounts.mount("tmpfs", STATE, "tmpfs", mounts.NOSUID | mounts.NODEV, "mode=0755")
+    store = StateStore(STATE / "orbital")
+    choice, generation = choose(store, image, root)
+    if choice.give_up and not volatile:
+        leave(store, generation, choice.give_up, notes)
+    layer = prepare_layer(store.root, generation.number, generation.parent)
+    etc = root / "etc"
+    mounts.mount("overlay", etc, "overlay", 0, overlay_options(etc, layer))
+    bind_var(STATE / "var", root)
+    report = BootReport(
+        boot_id=boot_id(root),
+        slot=image.slot,
+        generation=generation.number,
+        trial=choice.trial,
+        volatile=volatile,
+        notes=tuple(notes),
+    )
+    write_report(report, root)
+    arm(choice, root)
+    say(
+        f"generation {generation.number}, version {generation.version}, slot {image.slot}"
+        + (", on trial" if choice.trial else "")
+        + (", state is volatile" if volatile else "")
+        + "".join(f"; {note}" for note in notes)
+    )
+
+
+def mount_state(label: str, notes: list[str]) -> bool:
+    """Mounts the state partition on /state, repairing its file system if it must."""
+    deadline = time.monotonic() + PARTITION_WAIT_SECONDS
+    while True:
+        try:
+            device = find_partition(label)
+            break
+        except Exception as error:
+            if time.monotonic() >= deadline:
+                notes.append(str(error).splitlines()[0])
+                return False
+            time.sleep(0.05)
+    for repair in ("", "-p", "-y"):
+        if repair:
+            notes.append(check_filesystem(device, repair))
+        try:
+            mounts.mount(device, STATE, "ext4", mounts.NOSUID | mounts.NODEV)
+            return True
+        except OSError as error:
+            notes.append(f"cannot mount {device}: {error.strerror}")
+    return False
+
+
+def check_filesystem(device: Path, mode: str) -> str:
+    """Runs e2fsck: "-p" repairs what is safe, "-y" everything. Returns what to note."""
+    from recovery import process
+    from recovery.errors import ToolError
+
+    try:
+        done = process.run(["/usr/sbin/e2fsck", "-f", mode, device], check=False, timeout=600)
+    except ToolError as error:
+        return error.brief
+    return f"e2fsck {mode} ended with code {done.returncode}"
+
+
+def loader_is_counting(root: Path) -> bool:
+    """Whether the loader grants this boot as a try; False when it cannot be asked."""
+    from recovery.bootcontrol.open import open_boot_control
+    from recovery.device import load
+    from recovery.errors import OrbitalError
+
+    try:
+        boot_control = open_boot_control(load(root), root)
+        return boot_control.slot_state(boot_control.current_slot()).tries_left is not None
+    except OrbitalError as error:
+        say(str(error))
+        return False
+
+
+def choose(store: StateStore, image: RunningImage, root: Path) -> tuple[decide.Choice, Generation]:
+    """Decides which generation runs and makes the decision durable before anything follows it."""
+    record, known = store.read(), store.generations.all()
+    now = int(time.time())
+    choice = decide.choose_generation(image, record, known, boot_id=boot_id(root), now=now)
+    generation = next((g for g in known if g.number == choice.generation), None)
+    if generation is None:
+        generation = found_image(choice, image, root, now)
+        store.generations.write(generation)
+    if record is None:
+        tell_recovery(store, choice, generation, boot_id(root), now)
+    if choice.record is not None:
+        store.save(choice.record)
+    return choice, generation
+
+
+def found_image(choice: decide.Choice, image: RunningImage, root: Path, now: int) -> Generation:
+    """The generation of an image that no record knows: a factory image, or a lost state."""
+    from recovery.device import load
+
+    config = load(root)
+    return Generation(
+        number=choice.generation,
+        slot=image.slot,
+        system=config.system,
+        version=config.version,
+        root_hash=image.root_hash,
+        parent=None,
+        created=now,
+        origin="factory",
+        requested_by="factory",
+    )
+
+
+def tell_recovery(
+    store: StateStore, choice: decide.Choice, generation: Generation, boot: str, now: int
+) -> None:
+    """Notes a first boot, or that the state record had to be made again."""
+    from recovery.history import Event
+
+    lost = choice.recovered or bool(store.history.events())
+    store.history.record_once(
+        Event(
+            event="state-recovered" if lost else "factory",
+            generation=generation.number,
+            from_version="",
+            to_version=generation.version,
+            slot=generation.slot,
+            reason="the state record was absent or damaged" if lost else "first boot",
+            requested_by=generation.requested_by,
+            time=now,
+            boot_id=boot,
+        )
+    )
+
+
+def leave(store: StateStore, generation: Generation, reason: str, notes: list[str]) -> None:
+    """Gives this generation up and restarts; returns when there is no way back."""
+    from recovery import plan
+    from recovery.observe import observe
+    from recovery.steps import apply
+
+    try:
+        boot_control, view = observe(store, generation, volatile=False)
+        verdict = decide.give_up(view, reason)
+        if isinstance(verdict, decide.GiveUp):
+            apply(plan.give_up(view, verdict.reason, int(time.time())), store, boot_control)
+            say(f"gives up generation {generation.number}: {verdict.reason}")
+            mounts.restart()
+        notes.append(verdict.reason)
+    except Exception as error:  # the boot goes on; userspace decides the same with more means
+        notes.append(str(error).splitlines()[0])
+
+
+def bind_var(var: Path, root: Path) -> None:
+    """Binds the state partition's var on /var, filled at the first boot."""
+    if not var.is_dir():
+        fresh = var.with_name(f"{var.name}.new")
+        if fresh.exists():
+            import shutil
+
+            shutil.rmtree(fresh)
+        factory = root / "usr/share/factory/var"
+        if factory.is_dir():
+            copy_tree(factory, fresh)
+        else:
+            fresh.mkdir(mode=0o755)
+        # Not synced file by file: a cut before the next sync at worst fills it again.
+        os.sync()
+        fresh.rename(var)
+    mounts.mount(var, root / "var", "none", mounts.BIND)
+
+
+def arm(choice: decide.Choice, root: Path) -> None:
+    """Tells the units of this boot what to expect; a trial gets a deadline that nothing stops."""
+    probation = choice.record.probation if choice.record is not None else None
+    if probation is not None and not choice.trial:
+        (root / PROBATION_FLAG).touch()
+    if not choice.trial:
+        return
+    from recovery.device import load
+
+    (root / TRIAL_FLAG).touch()
+    units = root / "run/systemd/system"
+    wants = units / "sysinit.target.wants"
+    wants.mkdir(parents=True, exist_ok=True)
+    seconds = load(root).trial.deadline_seconds
+    (units / "orbital-deadline.timer").write_text(
+        "[Unit]\nDescription=Deadline of the generation on trial\n"
+        "DefaultDependencies=no\nIgnoreOnIsolate=yes\n\n"
+        f"[Timer]\nOnBootSec={seconds}\nAccuracySec=1\nUnit=orbital-trial-failed.service\n"
+    )
+    (wants / "orbital-deadline.timer").symlink_to("../orbital-deadline.timer")
+
+
+def say(text: str) -> None:
+    """One line on the console."""
+    line = f"orbital: {text}\n".encode()
+    try:
+        fd = os.open("/dev/console", os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        os.write(2, line)
+        return
+    try:
+        os.write(fd, line)
+    finally:
+        os.close(fd)

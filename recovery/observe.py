@@ -1,0 +1,44 @@
+"""Gathers the view that `recovery.decide` looks at, from the device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from recovery.boot import boot_id
+from recovery.bootcontrol.open import open_boot_control
+from recovery.decide import View
+from recovery.device import load
+from recovery.generations import Generation
+from recovery.slots import BootControl
+from recovery.state import StateStore
+
+
+def observe(
+    store: StateStore, running: Generation, *, volatile: bool, root: Path = Path("/")
+) -> tuple[BootControl, View]:
+    """The boot control of this device and the view of now. Raises OrbitalError."""
+    boot_control = open_boot_control(load(root), root)
+    return boot_control, view_of(
+        store, boot_control, running, boot_id=boot_id(root), volatile=volatile
+    )
+
+
+def view_of(
+    store: StateStore,
+    boot_control: BootControl,
+    running: Generation,
+    *,
+    boot_id: str,
+    volatile: bool = False,
+) -> View:
+    """The view, from what is durable at this moment. Raises StateError or BootControlError."""
+    return View(
+        boot_id=boot_id,
+        running=running,
+        record=store.load(),
+        generations=store.generations.all(),
+        active=boot_control.active_slot(),
+        a=boot_control.slot_state("a"),
+        b=boot_control.slot_state("b"),
+        volatile=volatile,
+    )
