@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 from imager.keys import DELEGATIONS, KeyInfo, inspect_keys, make_development_keys
 from imager.repository.anchor import make_anchor
+from imager.secureboot import export_enrollment
 from orbital.output import Output
 
 
@@ -36,6 +38,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "directory", type=Path, metavar="DIR", help="directory of 'orbital keys make'"
     )
     show.set_defaults(handler=_show)
+    enrollment = commands.add_parser(
+        "enrollment",
+        help="write what a factory enrolls in UEFI firmware",
+        description="Writes PK, KEK and db as .der and .esl files and, signed, as .auth files, for "
+        "firmware set-up programs, efi-updatevar, or systemd-boot's loader/keys/auto.",
+    )
+    enrollment.add_argument("directory", type=Path, metavar="DIR", help="of 'orbital keys make'")
+    enrollment.add_argument("output", type=Path, metavar="OUT", help="directory for the files")
+    enrollment.set_defaults(handler=_enrollment)
 
 
 def _make(args: argparse.Namespace, output: Output) -> int:
@@ -49,6 +60,14 @@ def _make(args: argparse.Namespace, output: Output) -> int:
 def _show(args: argparse.Namespace, output: Output) -> int:
     keys = inspect_keys(args.directory)
     output.result(_document(args.directory, keys), "\n".join(_table(keys)))
+    return 0
+
+
+def _enrollment(args: argparse.Namespace, output: Output) -> int:
+    # Firmware takes an .auth only if it is newer than the last: so the time is now.
+    export_enrollment(args.directory, args.output, time=int(time.time()))
+    files = sorted(str(path) for path in args.output.iterdir())
+    output.result({"files": files}, "\n".join(files))
     return 0
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
+from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+import orbital.keys
 from imager.keys import SECURE_BOOT, load_certificate, owner_guid
 from imager.secureboot import export_enrollment, write_variable_store
 from imager.tools import Tools
+from orbital.output import Output
 from recovery.errors import ManifestError
 
 
@@ -95,3 +99,13 @@ def test_without_the_private_key_of_the_authority_nothing_is_claimed(
         (public / f"{name}.pem").write_bytes((keys / f"secure-boot/{name}.pem").read_bytes())
     with pytest.raises(ManifestError, match=r"cannot sign PK\.auth"):
         export_enrollment(public.parent, tmp_path / "out", time=0)
+
+
+def test_the_command_lists_the_files_that_it_wrote(keys: Path, tmp_path: Path) -> None:
+    parser = ArgumentParser()
+    orbital.keys.configure(parser)
+    args = parser.parse_args(["enrollment", str(keys), str(tmp_path / "out")])
+    stdout = io.StringIO()
+    assert args.handler(args, Output(json=True, stdout=stdout, stderr=io.StringIO())) == 0
+    names = {Path(path).name for path in json.loads(stdout.getvalue())["files"]}
+    assert names == {f"{name}.{kind}" for name in SECURE_BOOT for kind in ("auth", "der", "esl")}
