@@ -172,7 +172,7 @@ def _run(args: argparse.Namespace, output: Output) -> int:
         machine.console_listener = show
         output.line(_KEYS)
         with machine, _raw_terminal() as keyboard:
-            _converse(machine, keyboard)
+            converse(machine, keyboard)
             seconds = round(machine.uptime, 1)
         output.result(
             {"disk": str(args.disk), "seconds": seconds},
@@ -181,7 +181,7 @@ def _run(args: argparse.Namespace, output: Output) -> int:
     return 0
 
 
-def _converse(machine: Machine, keyboard: int | None) -> None:
+def converse(machine: Machine, keyboard: int | None) -> None:
     """Types what the user types until the machine ends or is switched off."""
     escaped = False
     while machine.running:

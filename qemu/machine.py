@@ -271,7 +271,12 @@ class Machine:
     def wait_shell(self, timeout: Deadline | float) -> str:
         """Waits for the guest's shell and returns the boot id."""
         with self._explained():
-            return self.shell.wait(timeout)
+            try:
+                return self.shell.wait(timeout)
+            except DeadlineExpired as error:
+                raise DeadlineExpired(
+                    error.brief, details=self.console.tail(), resolution=error.resolution
+                ) from error
 
     def run(self, command: str, timeout: float = 60, *, check: bool = True) -> Result:
         """Runs a command in the guest; see `Shell.run`."""
