@@ -1,0 +1,305 @@
+"""What Orbital's units run: settle, check, commit, watch. `/usr/lib/orbital/recover ACTION`.
+
+health         what does this boot mean (`recovery.decide`); a trial's health checks
+commit         after boot-complete.target: the commit point of a trial
+probation      watches a fresh commit until its quiet time is over
+trial-failed   a trial missed its deadline or could not be judged
+
+Effects only: every decision is in `decide`, every order of writes in `plan`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from recovery import decide, evidence, health, plan, process, watch
+from recovery.boot import BootReport, load_report
+from recovery.bootcontrol.open import open_boot_control
+from recovery.decide import View
+from recovery.device import DeviceConfig
+from recovery.device import load as load_config
+from recovery.early import PROBATION_FLAG, TRIAL_FLAG, say
+from recovery.errors import OrbitalError, StateError
+from recovery.generations import Generation
+from recovery.observe import view_of
+from recovery.slots import BootControl
+from recovery.state import STATE_ROOT, StateStore
+from recovery.steps import apply
+
+LOCK_WAIT_SECONDS = 60.0
+WATCH_PAUSE_SECONDS = 5.0
+WATCH_DEADLINE_SECONDS = 30
+_REPAIRS_AT_MOST = 5
+
+log = logging.getLogger("orbital")
+
+
+class Agent:
+    """This boot of this device; gathers what every action needs.
+
+    restart and say are how it reaches the machine and the console.
+    """
+
+    def __init__(
+        self,
+        config: DeviceConfig,
+        store: StateStore,
+        boot_control: BootControl,
+        report: BootReport,
+        *,
+        root: Path,
+        restart: Callable[[], None],
+        say: Callable[[str], None],
+    ) -> None:
+        """Reads the running generation. Raises StateError when its record is lost."""
+        running = store.generations.load(report.generation)
+        if running is None:
+            raise StateError(
+                f"cannot read the record of running generation {report.generation}",
+                resolution="reboot: early boot makes it again",
+            )
+        self.config = config
+        self.store = store
+        self.boot_control = boot_control
+        self.report = report
+        self.root = root
+        self.running: Generation = running
+        self.restart = restart
+        self.say = say
+
+    def view(self) -> View:
+        """What is durable at this moment."""
+        return view_of(
+            self.store,
+            self.boot_control,
+            self.running,
+            boot_id=self.report.boot_id,
+            volatile=self.report.volatile,
+        )
+
+    def lock(self, what: str) -> contextlib.AbstractContextManager[None]:
+        """The right to change the device."""
+        return self.store.lock(f"orbital recovery: {what}", LOCK_WAIT_SECONDS)
+
+    def settle(self) -> decide.Final:
+        """Finishes what earlier boots left open; returns what this boot is. Holds the lock."""
+        with self.lock("settle"):
+            if not self.report.volatile:
+                self.boot_control.tidy()
+            for _ in range(_REPAIRS_AT_MOST):
+                view = self.view()
+                verdict = decide.assess(view)
+                if not isinstance(verdict, decide.REPAIRS):
+                    return verdict
+                kept = evidence.gather(self.root) if isinstance(verdict, decide.FellBack) else ""
+                steps = plan.repair(verdict, view, self.config.trial, _now(), kept)
+                apply(steps, self.store, self.boot_control)
+                name = type(verdict).__name__
+                self.say(f"generation {verdict.generation}: {name}: {verdict.reason}")
+        raise StateError("cannot settle this boot: repairs do not end")
+
+    def health(self) -> int:
+        """Settles, then judges a trial. Returns the exit code: 0 lets boot-complete be reached."""
+        verdict = self.settle()
+        log.info("%s: %s", type(verdict).__name__, verdict.reason)
+        if isinstance(verdict, decide.GiveUp | decide.Stranded):
+            return self.leave(verdict.reason)
+        affirm = isinstance(verdict, decide.Settled) and verdict.affirm
+        if not isinstance(verdict, decide.RunTrial) and not affirm:
+            return 0
+        if not affirm:
+            self.note("userspace", "")
+        failed = health.failures(health.run_checks(self.config.health))
+        if affirm:
+            return self.affirm(failed)
+        if failed:
+            return self.leave(failed)
+        self.note("health", "")
+        return 0
+
+    def affirm(self, failed: str) -> int:
+        """A committed generation that the loader still counts: it may stop, if it is healthy."""
+        if failed:
+            self.say(f"unhealthy, but committed: {failed}")
+            return 1
+        with self.lock("affirm"):
+            self.boot_control.mark_successful(self.running.slot)
+        return 0
+
+    def note(self, stage: str, detail: str) -> None:
+        """Writes how far the trial has come."""
+        with self.lock("note"):
+            reached = "userspace" if stage == "userspace" else "health"
+            steps = plan.note_attempt(
+                self.view(), "userspace" if reached == "userspace" else "health", detail, _now()
+            )
+            apply(steps, self.store, self.boot_control)
+
+    def leave(self, reason: str) -> int:
+        """The running generation has failed: go back, or stay if there is nothing to go back to."""
+        with self.lock("give up"):
+            view = self.view()
+            verdict = decide.give_up(view, reason)
+            if isinstance(verdict, decide.Stranded):
+                apply(plan.stranded(view, verdict.reason, _now()), self.store, self.boot_control)
+                self.say(f"generation {verdict.generation} is unhealthy: {verdict.reason}")
+                return 1
+            apply(plan.give_up(view, reason, _now()), self.store, self.boot_control)
+        self.say(f"gives up generation {verdict.generation}, restarts: {reason}")
+        self.restart()
+        return 1
+
+    def commit(self) -> int:
+        """The commit point of the running trial, when it has been found healthy in this boot."""
+        with self.lock("commit"):
+            view = self.view()
+            if not isinstance(decide.assess(view), decide.RunTrial):
+                return 0
+            if not self.passed(view):
+                raise StateError("cannot commit: the running trial has not passed its checks")
+            apply(plan.commit(view, self.config.trial, _now()), self.store, self.boot_control)
+            record = self.store.load()
+        self.say(f"committed generation {self.running.number}, version {self.running.version}")
+        (self.root / TRIAL_FLAG).unlink(missing_ok=True)
+        if record.probation is not None:
+            (self.root / PROBATION_FLAG).touch()
+        return 0
+
+    def passed(self, view: View) -> bool:
+        """Whether the trial was found healthy in this very boot."""
+        trial = view.record.trial
+        last = trial.attempts[-1] if trial is not None and trial.attempts else None
+        return last is not None and (last.boot_id, last.stage, last.detail) == (
+            self.report.boot_id,
+            "health",
+            "",
+        )
+
+    def trial_failed(self) -> int:
+        """The deadline is over, or the judge itself failed: a trial that is still open goes."""
+        view = self.view()
+        if not isinstance(decide.assess(view), decide.RunTrial | decide.GiveUp):
+            return 0
+        trial = view.record.trial
+        noted = decide.verdict_of(trial) if trial is not None else ""
+        stage = trial.attempts[-1].stage if trial is not None and trial.attempts else "early"
+        came = {
+            "early": "its health checks never began",
+            "userspace": "its health checks did not end",
+            "health": "it was healthy, but boot-complete.target was not reached",
+        }[stage]
+        seconds = self.config.trial.deadline_seconds
+        waiting = pending_jobs()
+        reason = noted or f"not committed {seconds} s after its start: {came}" + (
+            f"; still starting: {waiting}" if waiting else ""
+        )
+        return self.leave(reason) and 0
+
+    def probation(self) -> int:
+        """Watches until the quiet time of this boot is over, or something fails."""
+        started = time.monotonic()
+        before: dict[str, watch.ServiceState] | None = None
+        while True:
+            view = self.view()
+            verdict = decide.assess(view)
+            probation = view.record.probation
+            if isinstance(verdict, decide.GiveUp):
+                return self.leave(verdict.reason)
+            if not isinstance(verdict, decide.InProbation) or probation is None:
+                return 0
+            services = watch.read_services()
+            before = services if before is None else before
+            failed = watch.crash_loop(before, services) or self.still_healthy()
+            if failed:
+                return self.leave(f"on probation: {failed}")
+            if time.monotonic() - started >= probation.seconds:
+                break
+            time.sleep(min(WATCH_PAUSE_SECONDS, max(0.1, probation.seconds / 4)))
+        with self.lock("probation"):
+            view = self.view()
+            if isinstance(decide.assess(view), decide.InProbation):
+                apply(plan.probation_passed(view, _now()), self.store, self.boot_control)
+                self.store.generations.prune(self.store.load().referenced())
+        (self.root / PROBATION_FLAG).unlink(missing_ok=True)
+        self.say(f"generation {self.running.number} has passed its probation")
+        return 0
+
+    def still_healthy(self) -> str:
+        """Runs the checks again with a short deadline; "" when all passed."""
+        checks = [
+            dataclasses.replace(
+                check, deadline_seconds=min(check.deadline_seconds, WATCH_DEADLINE_SECONDS)
+            )
+            for check in self.config.health
+        ]
+        return health.failures(health.run_checks(checks))
+
+
+def open_agent(root: Path = Path("/")) -> Agent:
+    """The agent of the running device. Raises OrbitalError."""
+    config = load_config(root)
+    return Agent(
+        config,
+        StateStore(root / STATE_ROOT.relative_to("/")),
+        open_boot_control(config, root),
+        load_report(root),
+        root=root,
+        restart=restart_machine,
+        say=say,
+    )
+
+
+def restart_machine() -> None:
+    """Restarts without asking services: what runs is broken. Everything of ours is durable."""
+    try:
+        process.run(["systemctl", "reboot", "--force"], timeout=30)
+        time.sleep(60)
+    except OrbitalError:
+        log.exception("systemctl cannot reboot")
+    from recovery import mounts
+
+    mounts.restart()
+
+
+def pending_jobs() -> str:
+    """Names of units whose start is under way, at most five; "" when systemd does not answer."""
+    try:
+        done = process.run(["systemctl", "list-jobs", "--plain", "--no-legend"], timeout=20)
+    except OrbitalError:
+        return ""
+    rows = [line.split() for line in done.stdout.splitlines()]
+    return ", ".join([row[1] for row in rows if len(row) > 3 and row[3] == "running"][:5])
+
+
+def _now() -> int:
+    return int(time.time())
+
+
+ACTIONS: dict[str, Callable[[Agent], int]] = {
+    "health": Agent.health,
+    "commit": Agent.commit,
+    "probation": Agent.probation,
+    "trial-failed": Agent.trial_failed,
+}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs one action and exits with its code; an error is logged and exits with its own."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    try:
+        action = ACTIONS[arguments[0]]
+    except (IndexError, KeyError):
+        log.error("cannot tell what to do; actions: %s", ", ".join(ACTIONS))
+        sys.exit(2)
+    try:
+        sys.exit(action(open_agent()))
+    except (OrbitalError, OSError) as error:
+        log.error("%s", error)
+        say(f"recovery {arguments[0]}: {str(error).splitlines()[0]}")
+        sys.exit(getattr(error, "exit_code", 1))

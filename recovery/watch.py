@@ -1,0 +1,55 @@
+"""Watches systemd's services for crash loops. Parsing and judging are pure; one call reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from recovery import process
+from recovery.value import Value
+
+# Restarts of one service within one observation that make a crash loop.
+RESTARTS = 3
+
+
+class ServiceState(Value):
+    """restarts: by systemd itself, since boot. failed: given up."""
+
+    restarts: int
+    failed: bool
+
+
+def read_services() -> dict[str, ServiceState]:
+    """Every loaded service. Raises ToolError."""
+    done = process.run(
+        ["systemctl", "show", "--type=service", "--property=Id,NRestarts,ActiveState", "*"],
+        timeout=30,
+    )
+    return parse_services(done.stdout)
+
+
+def parse_services(text: str) -> dict[str, ServiceState]:
+    """The output of systemctl show: blocks of NAME=VALUE, an empty line between them."""
+    services = {}
+    for block in text.split("\n\n"):
+        values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        restarts = values.get("NRestarts", "")
+        if "Id" in values and restarts.isdigit():
+            failed = values.get("ActiveState") == "failed"
+            services[values["Id"]] = ServiceState(int(restarts), failed)
+    return services
+
+
+def crash_loop(before: Mapping[str, ServiceState], now: Mapping[str, ServiceState]) -> str:
+    """Names the service that crashes again and again, or "".
+
+    before: at the start of the observation. A service that systemd gave up
+    after restarts counts even if all of them were before the observation.
+    """
+    for name in sorted(now):
+        state = now[name]
+        earlier = before[name].restarts if name in before else 0
+        if state.restarts - earlier >= RESTARTS:
+            return f"{name} crashes again and again ({state.restarts} restarts)"
+        if state.failed and state.restarts >= RESTARTS:
+            return f"{name} crashed until systemd gave it up ({state.restarts} restarts)"
+    return ""
