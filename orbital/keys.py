@@ -19,7 +19,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "make",
         help="make a set of development keys",
         description="Makes Secure Boot, TUF and package publisher keys, unencrypted, in a new "
-        "directory, and the trust anchor (tuf/root.json) that images carry. For development: keys of a fleet belong behind PKCS#11 or a signing service.",
+        "directory, and the trust anchor (tuf/root.json) that images carry. For development: keys "
+        "of a fleet belong behind PKCS#11 or a signing service.",
     )
     make.add_argument("directory", type=Path, metavar="DIR", help="new or empty directory")
     make.add_argument(
