@@ -61,7 +61,7 @@ def test_keys_appear_whole_or_not_at_all(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
     try:
-        with pytest.raises(SpaceError, match="cannot write keys to .*: File too large"):
+        with pytest.raises(SpaceError, match=r"cannot write keys to .*: File too large"):
             make_development_keys(tmp_path / "keys")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
