@@ -81,8 +81,8 @@ def load_report(root: Path = Path("/")) -> BootReport:
             boot_id=codec.text,
             slot=codec.one_of("a", "b"),
             generation=codec.number,
-            trial=bool,
-            volatile=bool,
+            trial=codec.truth,
+            volatile=codec.truth,
             notes=codec.several(codec.text),
         )
     except (OSError, ValueError) as error:

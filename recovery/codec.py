@@ -72,6 +72,13 @@ def number(value: object) -> int:
     return value
 
 
+def truth(value: object) -> bool:
+    """True or false. Raises ValueError."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r} is not true or false")
+    return value
+
+
 def one_of(*choices: str) -> Callable[[object], str]:
     """A reader of one of the choices."""
 

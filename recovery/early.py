@@ -33,6 +33,7 @@ from recovery.state import StateStore
 INIT = "/usr/lib/systemd/systemd"
 STATE = Path("/state")
 PARTITION_WAIT_SECONDS = 10
+REPAIR_SECONDS = 900
 TRIAL_FLAG = "run/orbital/trial"
 PROBATION_FLAG = "run/orbital/probation"
 
@@ -121,10 +122,29 @@ def check_filesystem(device: Path, mode: str) -> str:
     from recovery.errors import ToolError
 
     try:
-        done = process.run(["/usr/sbin/e2fsck", "-f", mode, device], check=False, timeout=600)
+        check = process.start(["/usr/sbin/e2fsck", "-f", mode, device])
     except ToolError as error:
         return error.brief
-    return f"e2fsck {mode} ended with code {done.returncode}"
+    deadline = time.monotonic() + REPAIR_SECONDS
+    while check.poll() is None and time.monotonic() < deadline:
+        ping_watchdog()
+        time.sleep(0.5)
+    if check.poll() is None:
+        check.kill()
+        return f"e2fsck {mode} did not end within {REPAIR_SECONDS} s"
+    return f"e2fsck {mode} ended with code {check.returncode}"
+
+
+def ping_watchdog() -> None:
+    """Keeps the watchdog, armed by the initramfs, quiet during a long repair; it stays armed."""
+    try:
+        fd = os.open("/dev/watchdog0", os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        os.write(fd, b".")
+    finally:
+        os.close(fd)
 
 
 def loader_is_counting(root: Path) -> bool:

@@ -29,7 +29,7 @@ from recovery.errors import OrbitalError, StateError
 from recovery.generations import Generation
 from recovery.observe import view_of
 from recovery.slots import BootControl
-from recovery.state import STATE_ROOT, StateStore
+from recovery.state import STATE_ROOT, Stage, StateStore
 from recovery.steps import apply
 
 LOCK_WAIT_SECONDS = 60.0
@@ -43,7 +43,7 @@ log = logging.getLogger("orbital")
 class Agent:
     """This boot of this device; gathers what every action needs.
 
-    restart and say are how it reaches the machine and the console.
+    restart, start_watch and say are how it reaches the machine, systemd and the console.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class Agent:
         *,
         root: Path,
         restart: Callable[[], None],
+        start_watch: Callable[[], None],
         say: Callable[[str], None],
     ) -> None:
         """Reads the running generation. Raises StateError when its record is lost."""
@@ -71,6 +72,7 @@ class Agent:
         self.root = root
         self.running: Generation = running
         self.restart = restart
+        self.start_watch = start_watch
         self.say = say
 
     def view(self) -> View:
@@ -132,13 +134,10 @@ class Agent:
             self.boot_control.mark_successful(self.running.slot)
         return 0
 
-    def note(self, stage: str, detail: str) -> None:
+    def note(self, stage: Stage, detail: str) -> None:
         """Writes how far the trial has come."""
         with self.lock("note"):
-            reached = "userspace" if stage == "userspace" else "health"
-            steps = plan.note_attempt(
-                self.view(), "userspace" if reached == "userspace" else "health", detail, _now()
-            )
+            steps = plan.note_attempt(self.view(), stage, detail, _now())
             apply(steps, self.store, self.boot_control)
 
     def leave(self, reason: str) -> int:
@@ -169,6 +168,7 @@ class Agent:
         (self.root / TRIAL_FLAG).unlink(missing_ok=True)
         if record.probation is not None:
             (self.root / PROBATION_FLAG).touch()
+            self.start_watch()
         return 0
 
     def passed(self, view: View) -> bool:
@@ -203,6 +203,7 @@ class Agent:
 
     def probation(self) -> int:
         """Watches until the quiet time of this boot is over, or something fails."""
+        self.settle()
         started = time.monotonic()
         before: dict[str, watch.ServiceState] | None = None
         while True:
@@ -251,6 +252,7 @@ def open_agent(root: Path = Path("/")) -> Agent:
         load_report(root),
         root=root,
         restart=restart_machine,
+        start_watch=start_watch,
         say=say,
     )
 
@@ -265,6 +267,14 @@ def restart_machine() -> None:
     from recovery import mounts
 
     mounts.restart()
+
+
+def start_watch() -> None:
+    """Starts the watch over a fresh commit; without it, the next boot starts it."""
+    try:
+        process.run(["systemctl", "start", "--no-block", "orbital-probation.service"], timeout=30)
+    except OrbitalError:
+        log.exception("cannot start the watch now")
 
 
 def pending_jobs() -> str:
