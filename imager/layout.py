@@ -96,7 +96,12 @@ def plan_layout(board: Board, size: int | None = None) -> DiskLayout:
 
 def sfdisk_script(layout: DiskLayout) -> str:
     """The partition table as sfdisk reads it."""
-    lines = ["label: gpt", f"label-id: {layout.disk_uuid}", f"sector-size: {SECTOR}", "unit: sectors"]
+    lines = [
+        "label: gpt",
+        f"label-id: {layout.disk_uuid}",
+        f"sector-size: {SECTOR}",
+        "unit: sectors",
+    ]
     lines += [
         f"start={extent.start // SECTOR}, size={extent.size // SECTOR}, type={extent.type_uuid},"
         f' uuid={extent.uuid}, name="{extent.partition.label}"'

@@ -71,7 +71,7 @@ def test_a_root_file_system_that_rots_in_the_slot_falls_back(
     with storage.open_disk(device.machine.disk, writable=True) as disk:
         slot = gpt.by_label(gpt.read_partitions(disk.read), "root-b")
         for offset in range(1 << 20, 100 << 20, 256 << 10):
-            disk.write(slot.start + offset, b"rot" * 1365 + b"!")
+            disk.write(slot.offset + offset, b"rot" * 1365 + b"!")
     device.machine.start()
     status = device.settle(FALLBACK_SECONDS, when=lambda found: bool(found["quarantined"]))
     assert (status["version"], status["slot"], status["committed"]) == ("1.0", "a", True)
