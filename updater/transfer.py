@@ -1,19 +1,22 @@
 """Moving a stream from a source onto a medium: fetch, verify, write and read back overlap.
 
-Worker threads take segments one by one: fetch → digest of the stored bytes →
-decompress → write. This thread follows them: flush, then read back what is now
-on the medium and hand it to a check, which is what decides. hashlib, zstandard
-and the system calls release the interpreter's lock, so the stages run on all
-cores. In memory are WORKERS segments with their stored form, and one more.
+Worker threads take the segments one by one through two tasks. Place: fetch →
+digest of the stored bytes → decompress → write. Then, once this thread has
+flushed the medium, check: read back what is there now and hand it to the check,
+which is what decides. hashlib, zstandard and the system calls release the
+interpreter's lock, so tasks of both kinds run beside each other on all cores.
+In memory are WORKERS segments with their stored form.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from queue import SimpleQueue
+from typing import Literal
 
 import zstandard
 
@@ -23,7 +26,7 @@ from updater import medium
 from updater.medium import Medium
 from updater.source import Source
 
-WORKERS = 2
+WORKERS = 3
 
 Check = Callable[[int, memoryview], None]
 
@@ -66,29 +69,33 @@ def transfer(
     """Writes the stream to the target and reads all of it back through check(offset, data).
 
     resume: pieces that the target already holds are recognised by their
-    digest and not fetched. check is called in this thread, piece by piece, in
-    any order; data is only valid during the call. progress(done, total) counts
-    bytes read back.
+    digest and not fetched. check is called in several threads, once for each
+    piece, in any order; data is only valid during the call. progress(done,
+    total) counts bytes read back, in this thread.
 
     Power cut at any point: some pieces are on the medium, some are not; the
     next run recognises those that are.
 
     Raises TrustError for wrong data, and what source and target raise.
     """
-    job = _Job(stream, source, target, resume)
-    memory = medium.buffer(stream.segment_size)
+    job = _Job(stream, source, target, resume, check)
     done = 0
     try:
         job.start()
         while done < stream.size:
-            batch = job.written()
-            # Everything the workers have finished meanwhile is flushed at
-            # once: the slower the medium, the larger the batch.
-            target.flush()
-            for piece in batch:
-                check(piece.offset, _read_back(target, piece, memory))
-                done += piece.segment.size
+            written, checked = job.results()
+            if written:
+                # Everything the workers have placed meanwhile is flushed at
+                # once: the slower the medium, the larger the batch.
+                target.flush()
+                job.check(written)
+            if checked:
+                done += sum(piece.segment.size for piece in checked)
                 progress(done, stream.size)
+    except BaseException:
+        # Ends the pauses between attempts of a source that is gone.
+        source.close()
+        raise
     finally:
         job.stop()
     return Transferred(job.fetched, job.kept)
@@ -121,17 +128,22 @@ def fetch_segment(source: Source, segment: Segment, into: memoryview) -> memoryv
 
 
 class _Job:
-    """The workers of one transfer."""
+    """The workers of one transfer and what they have still to do."""
 
-    def __init__(self, stream: Stream, source: Source, target: Medium, resume: bool) -> None:
-        self._todo: Iterator[Piece] = iter(pieces(stream))
+    def __init__(
+        self, stream: Stream, source: Source, target: Medium, resume: bool, check: Check
+    ) -> None:
         self._segment_size = stream.segment_size
         self._source = source
         self._target = target
         self._resume = resume
-        self._lock = threading.Lock()
-        self._stopped = False
-        self._results: SimpleQueue[Piece | BaseException] = SimpleQueue()
+        self._check = check
+        self._to_place = deque(pieces(stream))
+        self._to_check: deque[Piece] = deque()
+        self._unchecked = len(self._to_place)
+        self._changed = threading.Condition()
+        self._results: SimpleQueue[tuple[Literal["placed", "checked"], Piece] | BaseException]
+        self._results = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self.fetched = 0
         self.kept = 0
@@ -143,38 +155,63 @@ class _Job:
             self._threads.append(thread)
             thread.start()
 
-    def written(self) -> list[Piece]:
-        """Waits for a piece, and takes all that are written. Raises what a worker raised."""
-        batch = [self._results.get()]
+    def results(self) -> tuple[list[Piece], list[Piece]]:
+        """Waits for a result and takes all there are: pieces placed, and pieces checked.
+
+        Raises what a worker raised.
+        """
+        found = [self._results.get()]
         while not self._results.empty():
-            batch.append(self._results.get())
-        for item in batch:
+            found.append(self._results.get())
+        by_kind: dict[str, list[Piece]] = {"placed": [], "checked": []}
+        for item in found:
             if isinstance(item, BaseException):
                 raise item
-        return [item for item in batch if isinstance(item, Piece)]
+            by_kind[item[0]].append(item[1])
+        return by_kind["placed"], by_kind["checked"]
+
+    def check(self, flushed: list[Piece]) -> None:
+        """Lets the workers check pieces that are on the medium."""
+        with self._changed:
+            self._to_check.extend(flushed)
+            self._changed.notify_all()
 
     def stop(self) -> None:
         """Ends the workers and waits for them: nobody writes to the medium afterwards."""
-        with self._lock:
-            self._stopped = True
-        if any(thread.is_alive() for thread in self._threads):
-            # Ends the pauses between attempts of a source that is gone.
-            self._source.close()
+        with self._changed:
+            self._unchecked = 0
+            self._to_place.clear()
+            self._to_check.clear()
+            self._changed.notify_all()
         for thread in self._threads:
             thread.join()
 
     def _work(self) -> None:
+        memory = medium.buffer(self._segment_size)
         try:
-            memory = medium.buffer(self._segment_size)
-            while (piece := self._next()) is not None:
-                self._place(piece, memory)
-                self._results.put(piece)
+            while (task := self._next()) is not None:
+                kind, piece = task
+                if kind == "placed":
+                    self._place(piece, memory)
+                else:
+                    self._check(piece.offset, _read_back(self._target, piece, memory))
+                self._results.put(task)
         except BaseException as error:
             self._results.put(error)
 
-    def _next(self) -> Piece | None:
-        with self._lock:
-            return None if self._stopped else next(self._todo, None)
+    def _next(self) -> tuple[Literal["placed", "checked"], Piece] | None:
+        """The next task, checks first; None when nothing will be left to do."""
+        with self._changed:
+            while self._unchecked:
+                if self._to_check:
+                    self._unchecked -= 1
+                    if not self._unchecked:
+                        self._changed.notify_all()
+                    return "checked", self._to_check.popleft()
+                if self._to_place:
+                    return "placed", self._to_place.popleft()
+                self._changed.wait()
+            return None
 
     def _place(self, piece: Piece, memory: memoryview) -> None:
         """Makes the target hold the piece, in the cheapest way that works.
@@ -186,11 +223,11 @@ class _Job:
         if self._resume:
             present = _read_back(self._target, piece, memory)
             if hashlib.sha256(present).hexdigest() == segment.sha256:
-                with self._lock:
+                with self._changed:
                     self.kept += segment.size
                 return
         self._target.write(piece.offset, fetch_segment(self._source, segment, memory))
-        with self._lock:
+        with self._changed:
             self.fetched += segment.stored_size
 
 

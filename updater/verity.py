@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import threading
 from collections.abc import Callable
 
 from manifests.index import RootImage
@@ -30,7 +31,7 @@ ReadAt = Callable[[int, int], bytes]
 class TreeCheck:
     """Collects the digests of the data blocks as they are read back, then judges the whole.
 
-    Blocks may come in any order and from one thread.
+    Blocks may come in any order and from several threads.
     """
 
     def __init__(self, root: RootImage) -> None:
@@ -40,6 +41,7 @@ class TreeCheck:
         self._blocks = root.hash_offset // BLOCK
         self._leaves = bytearray(self._blocks * DIGEST)
         self._missing = self._blocks
+        self._lock = threading.Lock()
 
     def add(self, offset: int, data: bytes | memoryview) -> None:
         """Takes in data read back at offset; both are multiples of the block size.
@@ -51,8 +53,9 @@ class TreeCheck:
         if count <= 0:
             return
         digests = hash_blocks(data[: count * BLOCK], self._salt)
-        self._leaves[first * DIGEST : (first + count) * DIGEST] = digests
-        self._missing -= count
+        with self._lock:
+            self._leaves[first * DIGEST : (first + count) * DIGEST] = digests
+            self._missing -= count
 
     def verify(self, read_at: ReadAt) -> None:
         """Compares superblock and every level of the tree with what the slot holds.
