@@ -50,6 +50,7 @@ device = Device(
     boot_directory=esp,
     anchor=base / "root.json",
     boot_id="benchmark",
+    generation=1,
 )
 start = time.perf_counter()
 done = update(device, Request(sys.argv[2], None, "benchmark"), SilentReporter())

@@ -30,7 +30,7 @@ class Device:
 
     slots: block device (or plain file) of each slot. boot_directory: where the
     boot partition is mounted. anchor: TUF root metadata of the running image.
-    boot_id: the kernel's name of this boot.
+    boot_id: the kernel's name of this boot. generation: the one that runs.
     """
 
     config: DeviceConfig
@@ -40,6 +40,7 @@ class Device:
     boot_directory: Path
     anchor: Path
     boot_id: str
+    generation: int
 
     @property
     def inactive(self) -> Slot:
@@ -100,6 +101,7 @@ def open_device(root: Path = Path("/")) -> Device:
         boot_directory=boot_partition(config, root),
         anchor=root / ANCHOR,
         boot_id=report.boot_id,
+        generation=report.generation,
     )
 
 

@@ -44,13 +44,11 @@ def inspect(device: Device) -> Status:
         next_slot = device.boot_control.active_slot()
     except BootControlError:
         next_slot = None
-    committed = store.generations.load(record.committed)
     trial = store.generations.load(record.trial.generation) if record.trial else None
-    running = trial if trial is not None and trial.slot == current else committed
     interrupted = journal.load(store.root)
     return Status(
-        running=running,
-        committed=running is not None and running.number == record.committed,
+        running=store.generations.load(device.generation),
+        committed=device.generation == record.committed,
         previous=store.generations.load(record.previous) if record.previous is not None else None,
         trial=trial,
         trial_waiting=trial is not None and trial.slot != current,

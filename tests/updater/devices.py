@@ -67,7 +67,7 @@ class FileDevice:
         (entries / entry_name("a", None)).write_text(entry_text("a", 1))
         self.boot_control: BootControl = SystemdBoot(esp, "a")
         self.device = Device(
-            config, store, self.boot_control, slots, esp, self.anchor, self.boot_id
+            config, store, self.boot_control, slots, esp, self.anchor, self.boot_id, 1
         )
 
     @property
@@ -81,7 +81,7 @@ class FileDevice:
         old = self.device
         self.device = Device(
             old.config, old.store, old.boot_control, old.slots, old.boot_directory, old.anchor,
-            boot_id,
+            boot_id, 1,
         )  # fmt: skip
 
     def update(self, to: str | None = None, source: str | None = None) -> Outcome:
