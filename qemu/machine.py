@@ -24,7 +24,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -33,7 +33,7 @@ from qemu import children, storage
 from qemu.console import Console
 from qemu.credentials import shell_credentials
 from qemu.deadline import Deadline
-from qemu.errors import DeadlineExpired, MachineError, MachineExited
+from qemu.errors import DeadlineExpired, GuestRestarted, MachineError, MachineExited
 from qemu.hardware import Forward, Hardware, Wiring, command_line
 from qemu.qmp import Event, Qmp
 from qemu.shell import Result, Shell
@@ -208,7 +208,8 @@ class Machine:
             shell = Shell(connection, self._log("shell"))
 
         def on_event(event: Event) -> None:
-            if shell and event.name == "VSERPORT_CHANGE" and not event.data["open"]:
+            closed = event.name == "VSERPORT_CHANGE" and not event.data["open"]
+            if shell and (closed or event.name == "RESET"):
                 shell.port_closed()
 
         qmp = Qmp(qmp_connection, self._log("qmp"), on_event)
@@ -229,12 +230,21 @@ class Machine:
         self._running.listeners.close()
 
     def stop(self, timeout: float = 90) -> None:
-        """Shuts the guest down in good order (ACPI power button).
+        """Shuts the guest down in good order.
 
+        Through the root shell when there is one; otherwise by the ACPI power
+        button, which the guest may not listen to.
         Raises DeadlineExpired when it does not end; it runs on then.
         """
-        self.qmp.execute("system_powerdown")
-        self.wait(timeout)
+        deadline = Deadline.of(timeout)
+        shell = self._current.shell
+        if shell and shell.boot_id:
+            # The machine may be off before the answer is out.
+            with suppress(MachineExited, GuestRestarted):
+                shell.run("systemctl poweroff", deadline.remaining)
+        else:
+            self.qmp.execute("system_powerdown")
+        self.wait(deadline)
 
     def reset(self) -> None:
         """Presses the reset button."""

@@ -181,11 +181,12 @@ class Qmp:
             return
         if "event" in message:
             event = Event(message["event"], message.get("data", {}), time.monotonic())
+            # First, so that whoever waits for the event finds its effects.
+            if self._on_event:
+                self._on_event(event)
             with self._changed:
                 self.events.append(event)
                 self._changed.notify_all()
-            if self._on_event:
-                self._on_event(event)
         elif "id" in message:
             with self._changed:
                 self._replies[message["id"]] = message

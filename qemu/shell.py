@@ -26,6 +26,8 @@ _GRACE_SECONDS = 15
 _SEND_TIMEOUT = struct.pack("ll", 60, 0)
 # How long to wait for the guest's greeting before asking for it (again).
 _ASK_SECONDS = 5.0
+# Exit code of our own scripts for a job of an earlier boot.
+_GONE = 70
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ class Shell:
             return self._answers.pop(number)
 
     def port_closed(self) -> None:
-        """The guest's end went away (event VSERPORT_CHANGE): its shell is no more."""
+        """The guest's end went away (events VSERPORT_CHANGE, RESET): its shell is no more."""
         with self._changed:
             self._hello = None
             self._changed.notify_all()
@@ -221,9 +223,16 @@ class Job:
     command: str
 
     def poll(self) -> int | None:
-        """Its exit code, or None while it runs."""
-        text = self.shell.run(f"cat {self.directory}/code 2>/dev/null || :").output.strip()
-        return int(text) if text else None
+        """Its exit code, or None while it runs.
+
+        Raises GuestRestarted when the guest that it ran in is no more.
+        """
+        found = self.shell.run(
+            f"cd {self.directory} || exit {_GONE}; cat code 2>/dev/null || :", check=False
+        )
+        if found.returncode == _GONE:
+            raise GuestRestarted(f"cannot finish in the guest: {self.command}: the guest restarted")
+        return int(found.output) if found.output.strip() else None
 
     def wait(self, timeout: float) -> Result:
         """Waits for its end. Raises DeadlineExpired, GuestRestarted or MachineExited."""
