@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from recovery import decide, evidence, health, plan, process, watch
+from recovery import decide, evidence, health, plan, watch
 from recovery.boot import BootReport, load_report
 from recovery.bootcontrol.open import open_boot_control
 from recovery.decide import View
@@ -31,6 +31,7 @@ from recovery.observe import view_of
 from recovery.slots import BootControl
 from recovery.state import STATE_ROOT, Stage, StateStore
 from recovery.steps import apply
+from recovery.systemd import ServiceManager, Systemd
 
 LOCK_WAIT_SECONDS = 60.0
 WATCH_PAUSE_SECONDS = 5.0
@@ -41,10 +42,7 @@ log = logging.getLogger("orbital")
 
 
 class Agent:
-    """This boot of this device; gathers what every action needs.
-
-    restart, start_watch and say are how it reaches the machine, systemd and the console.
-    """
+    """This boot of this device; gathers what every action needs."""
 
     def __init__(
         self,
@@ -54,9 +52,7 @@ class Agent:
         report: BootReport,
         *,
         root: Path,
-        restart: Callable[[], None],
-        start_watch: Callable[[], None],
-        say: Callable[[str], None],
+        manager: ServiceManager,
     ) -> None:
         """Reads the running generation. Raises StateError when its record is lost."""
         running = store.generations.load(report.generation)
@@ -71,9 +67,7 @@ class Agent:
         self.report = report
         self.root = root
         self.running: Generation = running
-        self.restart = restart
-        self.start_watch = start_watch
-        self.say = say
+        self.manager = manager
 
     def view(self) -> View:
         """What is durable at this moment."""
@@ -103,7 +97,7 @@ class Agent:
                 steps = plan.repair(verdict, view, self.config.trial, _now(), kept)
                 apply(steps, self.store, self.boot_control)
                 name = type(verdict).__name__
-                self.say(f"generation {verdict.generation}: {name}: {verdict.reason}")
+                self.manager.say(f"generation {verdict.generation}: {name}: {verdict.reason}")
         raise StateError("cannot settle this boot: repairs do not end")
 
     def health(self) -> int:
@@ -128,7 +122,7 @@ class Agent:
     def affirm(self, failed: str) -> int:
         """A committed generation that the loader still counts: it may stop, if it is healthy."""
         if failed:
-            self.say(f"unhealthy, but committed: {failed}")
+            self.manager.say(f"unhealthy, but committed: {failed}")
             return 1
         with self.lock("affirm"):
             self.boot_control.mark_successful(self.running.slot)
@@ -147,11 +141,11 @@ class Agent:
             verdict = decide.give_up(view, reason)
             if isinstance(verdict, decide.Stranded):
                 apply(plan.stranded(view, verdict.reason, _now()), self.store, self.boot_control)
-                self.say(f"generation {verdict.generation} is unhealthy: {verdict.reason}")
+                self.manager.say(f"generation {verdict.generation} is unhealthy: {verdict.reason}")
                 return 1
             apply(plan.give_up(view, reason, _now()), self.store, self.boot_control)
-        self.say(f"gives up generation {verdict.generation}, restarts: {reason}")
-        self.restart()
+        self.manager.say(f"gives up generation {verdict.generation}, restarts: {reason}")
+        self.manager.restart()
         return 1
 
     def commit(self) -> int:
@@ -164,11 +158,13 @@ class Agent:
                 raise StateError("cannot commit: the running trial has not passed its checks")
             apply(plan.commit(view, self.config.trial, _now()), self.store, self.boot_control)
             record = self.store.load()
-        self.say(f"committed generation {self.running.number}, version {self.running.version}")
+        self.manager.say(
+            f"committed generation {self.running.number}, version {self.running.version}"
+        )
         (self.root / TRIAL_FLAG).unlink(missing_ok=True)
         if record.probation is not None:
             (self.root / PROBATION_FLAG).touch()
-            self.start_watch()
+            self.manager.start_watch()
         return 0
 
     def passed(self, view: View) -> bool:
@@ -195,7 +191,7 @@ class Agent:
             "health": "it was healthy, but boot-complete.target was not reached",
         }[stage]
         seconds = self.config.trial.deadline_seconds
-        waiting = pending_jobs()
+        waiting = ", ".join(self.manager.pending_jobs())
         reason = noted or f"not committed {seconds} s after its start: {came}" + (
             f"; still starting: {waiting}" if waiting else ""
         )
@@ -214,7 +210,7 @@ class Agent:
                 return self.leave(verdict.reason)
             if not isinstance(verdict, decide.InProbation) or probation is None:
                 return 0
-            services = watch.read_services()
+            services = self.manager.services()
             before = services if before is None else before
             failed = watch.crash_loop(before, services) or self.still_healthy()
             if failed:
@@ -228,7 +224,7 @@ class Agent:
                 apply(plan.probation_passed(view, _now()), self.store, self.boot_control)
                 self.store.generations.prune(self.store.load().referenced())
         (self.root / PROBATION_FLAG).unlink(missing_ok=True)
-        self.say(f"generation {self.running.number} has passed its probation")
+        self.manager.say(f"generation {self.running.number} has passed its probation")
         return 0
 
     def still_healthy(self) -> str:
@@ -251,40 +247,8 @@ def open_agent(root: Path = Path("/")) -> Agent:
         open_boot_control(config, root),
         load_report(root),
         root=root,
-        restart=restart_machine,
-        start_watch=start_watch,
-        say=say,
+        manager=Systemd(),
     )
-
-
-def restart_machine() -> None:
-    """Restarts without asking services: what runs is broken. Everything of ours is durable."""
-    try:
-        process.run(["systemctl", "reboot", "--force"], timeout=30)
-        time.sleep(60)
-    except OrbitalError:
-        log.exception("systemctl cannot reboot")
-    from recovery import mounts
-
-    mounts.restart()
-
-
-def start_watch() -> None:
-    """Starts the watch over a fresh commit; without it, the next boot starts it."""
-    try:
-        process.run(["systemctl", "start", "--no-block", "orbital-probation.service"], timeout=30)
-    except OrbitalError:
-        log.exception("cannot start the watch now")
-
-
-def pending_jobs() -> str:
-    """Names of units whose start is under way, at most five; "" when systemd does not answer."""
-    try:
-        done = process.run(["systemctl", "list-jobs", "--plain", "--no-legend"], timeout=20)
-    except OrbitalError:
-        return ""
-    rows = [line.split() for line in done.stdout.splitlines()]
-    return ", ".join([row[1] for row in rows if len(row) > 3 and row[3] == "running"][:5])
 
 
 def _now() -> int:

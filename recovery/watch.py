@@ -1,10 +1,9 @@
-"""Watches systemd's services for crash loops. Parsing and judging are pure; one call reads."""
+"""Judges from what systemd says of its services whether one crashes in a loop. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from recovery import process
 from recovery.value import Value
 
 # Restarts of one service within one observation that make a crash loop.
@@ -16,15 +15,6 @@ class ServiceState(Value):
 
     restarts: int
     failed: bool
-
-
-def read_services() -> dict[str, ServiceState]:
-    """Every loaded service. Raises ToolError."""
-    done = process.run(
-        ["systemctl", "show", "--type=service", "--property=Id,NRestarts,ActiveState", "*"],
-        timeout=30,
-    )
-    return parse_services(done.stdout)
 
 
 def parse_services(text: str) -> dict[str, ServiceState]:
