@@ -31,7 +31,8 @@ from recovery.partitions import find_partition
 from recovery.state import StateStore
 
 INIT = "/usr/lib/systemd/systemd"
-STATE = Path("/state")
+# The initramfs moves these here; only another kind of boot leaves them to us.
+KERNEL_FILE_SYSTEMS = {"proc": "proc", "sys": "sysfs", "dev": "devtmpfs", "run": "tmpfs"}
 PARTITION_WAIT_SECONDS = 10
 REPAIR_SECONDS = 900
 TRIAL_FLAG = "run/orbital/trial"
@@ -56,25 +57,26 @@ def main() -> None:
 
 def start(root: Path) -> None:
     """Everything before systemd."""
-    for source, kind in (("proc", "proc"), ("sysfs", "sys"), ("devtmpfs", "dev"), ("tmpfs", "run")):
-        if not os.path.ismount(root / kind):
-            mounts.mount(source, root / kind, source, mounts.NOSUID)
+    for name, kind in KERNEL_FILE_SYSTEMS.items():
+        if not os.path.ismount(root / name):
+            mounts.mount(kind, root / name, kind, mounts.NOSUID)
     image = running_image(root)
     notes: list[str] = []
-    volatile = not mount_state(command_line(root).get("orbital.state", "state"), notes)
+    volatile = not mount_state(root, notes)
+    state = root / "state"
     if volatile:
         if loader_is_counting(root):
             raise OSError("the state partition cannot be used in a trial: " + "; ".join(notes))
         # Committed: stay reachable without a memory rather than not at all.
-        mounts.mount("tmpfs", STATE, "tmpfs", mounts.NOSUID | mounts.NODEV, "mode=0755")
-    store = StateStore(STATE / "orbital")
+        mounts.mount("tmpfs", state, "tmpfs", mounts.NOSUID | mounts.NODEV, "mode=0755")
+    store = StateStore(state / "orbital")
     choice, generation = choose(store, image, root)
     if choice.give_up and not volatile:
-        leave(store, generation, choice.give_up, notes)
+        leave(store, generation, choice.give_up, notes, root)
     layer = prepare_layer(store.root, generation.number, generation.parent)
     etc = root / "etc"
     mounts.mount("overlay", etc, "overlay", 0, overlay_options(etc, layer))
-    bind_var(STATE / "var", root)
+    bind_var(state / "var", root)
     report = BootReport(
         boot_id=boot_id(root),
         slot=image.slot,
@@ -93,12 +95,13 @@ def start(root: Path) -> None:
     )
 
 
-def mount_state(label: str, notes: list[str]) -> bool:
+def mount_state(root: Path, notes: list[str]) -> bool:
     """Mounts the state partition on /state, repairing its file system if it must."""
+    label = command_line(root).get("orbital.state", "state")
     deadline = time.monotonic() + PARTITION_WAIT_SECONDS
     while True:
         try:
-            device = find_partition(label)
+            device = find_partition(label, root)
             break
         except Exception as error:
             if time.monotonic() >= deadline:
@@ -109,7 +112,7 @@ def mount_state(label: str, notes: list[str]) -> bool:
         if repair:
             notes.append(check_filesystem(device, repair))
         try:
-            mounts.mount(device, STATE, "ext4", mounts.NOSUID | mounts.NODEV)
+            mounts.mount(device, root / "state", "ext4", mounts.NOSUID | mounts.NODEV)
             return True
         except OSError as error:
             notes.append(f"cannot mount {device}: {error.strerror}")
@@ -217,14 +220,16 @@ def tell_recovery(
     )
 
 
-def leave(store: StateStore, generation: Generation, reason: str, notes: list[str]) -> None:
+def leave(
+    store: StateStore, generation: Generation, reason: str, notes: list[str], root: Path
+) -> None:
     """Gives this generation up and restarts; returns when there is no way back."""
     from recovery import plan
     from recovery.observe import observe
     from recovery.steps import apply
 
     try:
-        boot_control, view = observe(store, generation, volatile=False)
+        boot_control, view = observe(store, generation, volatile=False, root=root)
         verdict = decide.give_up(view, reason)
         if isinstance(verdict, decide.GiveUp):
             apply(plan.give_up(view, verdict.reason, int(time.time())), store, boot_control)
