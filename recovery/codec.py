@@ -32,7 +32,10 @@ def encode(value: Value, **extra: object) -> bytes:
 
 def parse_object(data: bytes) -> dict[str, Any]:
     """The JSON object in data. Raises ValueError."""
-    document = json.loads(data)
+    try:
+        document = json.loads(data)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
     if not isinstance(document, dict):
         raise ValueError("not a JSON object")
     return document

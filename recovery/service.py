@@ -18,11 +18,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from recovery import decide, evidence, health, plan, watch
+from recovery import decide, evidence, plan, watch
 from recovery.boot import BootReport, load_report
 from recovery.bootcontrol.open import open_boot_control
 from recovery.decide import View
-from recovery.device import DeviceConfig
+from recovery.device import DeviceConfig, HealthCheck
 from recovery.device import load as load_config
 from recovery.early import PROBATION_FLAG, TRIAL_FLAG, say
 from recovery.errors import OrbitalError, StateError
@@ -111,7 +111,7 @@ class Agent:
             return 0
         if not affirm:
             self.note("userspace", "")
-        failed = health.failures(health.run_checks(self.config.health))
+        failed = run_checks(self.config.health)
         if affirm:
             return self.affirm(failed)
         if failed:
@@ -235,7 +235,14 @@ class Agent:
             )
             for check in self.config.health
         ]
-        return health.failures(health.run_checks(checks))
+        return run_checks(checks)
+
+
+def run_checks(checks: Sequence[HealthCheck]) -> str:
+    """Names what failed, or "". Imported late: most boots have nothing to check."""
+    from recovery import health
+
+    return health.failures(health.run_checks(checks))
 
 
 def open_agent(root: Path = Path("/")) -> Agent:

@@ -210,7 +210,7 @@ class StateStore:
         """The record, or None when it is absent or damaged. Never raises for its content."""
         try:
             return decode(self.path.read_bytes())
-        except (OSError, ValueError, RecursionError):
+        except (OSError, ValueError):
             return None
 
     def load(self) -> StateRecord:
