@@ -6,7 +6,8 @@ The directory it manages (``$ORBITAL_CACHE`` or ``~/.cache/orbital``)::
     stages/NAME/KEY.turn        N in use (0 when absent); a refresh adds one
     stages/NAME/KEY-N.partial   being built, or left by a kill; nobody reads it
     stages/NAME/KEY-N.content   digest of the result, computed when first asked
-    stages/NAME/KEY.lock        flock: held while building, shared while in use
+    stages/NAME/KEY.lock        flock: shared while in use; pruning needs it alone
+    stages/NAME/KEY.building    flock: held while building
     shared/NAME/                parts that results of stages are hard links to
 
 KEY is the SHA-256 of the stage's inputs, contents of files included. A result
@@ -29,7 +30,7 @@ from recovery.errors import SpaceError, ToolError
 from recovery.reporter import Reporter, SilentReporter
 
 # Results kept of every stage; older ones go when nobody uses them.
-KEEP = 6
+KEEP = 16
 
 Input = str | int | bool | bytes | Path | None | list["Input"] | dict[str, "Input"]
 
@@ -73,19 +74,32 @@ class Cache:
         key = _digest_inputs(self, name, inputs)
         area = self._stages / name
         _make_directory(area)
+        # Shared, until this process ends: from here on nobody prunes the result.
         lock = self._open_lock(area / f"{key}.lock")
-        result = self._result(area, key)
-        if result.is_dir() and not refresh:
-            fcntl.flock(lock, fcntl.LOCK_SH)
-            if result.is_dir():
-                self._use(result, lock)
-                self._reporter.message(f"{name}: cached")
-                return result
-        # Exclusive: two builds of the same thing wait for one another.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        turn = _read_turn(area / f"{key}.turn") + (1 if refresh else 0)
-        result = area / f"{key}-{turn}"
+        fcntl.flock(lock, fcntl.LOCK_SH)
         try:
+            result = self._result(area, key)
+            if result.is_dir() and not refresh:
+                self._reporter.message(f"{name}: cached")
+            else:
+                result = self._build(name, area, key, build, refresh=refresh)
+        except BaseException:
+            os.close(lock)
+            raise
+        self._use(result, lock)
+        self._prune(area)
+        return result
+
+    def _build(
+        self, name: str, area: Path, key: str, build: Callable[[Path], None], *, refresh: bool
+    ) -> Path:
+        """Builds the result unless another process has done so in the meantime."""
+        # A lock of its own: users of a result keep theirs, and must not hold up a builder.
+        building = self._open_lock(area / f"{key}.building")
+        try:
+            fcntl.flock(building, fcntl.LOCK_EX)
+            turn = _read_turn(area / f"{key}.turn") + (1 if refresh else 0)
+            result = area / f"{key}-{turn}"
             if not result.is_dir():
                 started = time.monotonic()
                 self._reporter.stage(name)
@@ -93,13 +107,9 @@ class Cache:
                 self._reporter.message(f"{name}: {time.monotonic() - started:.1f} s")
             if refresh:
                 (area / f"{key}.turn").write_text(str(turn))
-        except BaseException:
-            os.close(lock)
-            raise
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        self._use(result, lock)
-        self._prune(area)
-        return result
+            return result
+        finally:
+            os.close(building)
 
     def content(self, path: Path) -> str:
         """SHA-256 of the file's or the tree's content; remembered for results of stages."""
