@@ -21,7 +21,7 @@ OUTCOMES = {
     "hang-before-watchdog-driver": ("fell-back", "never"),
     "hang-initramfs": ("fell-back", "never"),
     "init-dies": ("fell-back", ""),
-    "hang-userspace": ("fell-back", ""),
+    "hang-userspace": ("rolled-back", "fault-hang-userspace"),
     "unhealthy": ("rolled-back", "uplink"),
     "health-hangs": ("rolled-back", "endless"),
     "crash-loop": ("rolled-back", "fault-crash-loop"),

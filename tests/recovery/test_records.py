@@ -179,5 +179,6 @@ def test_values_are_frozen_and_compared_by_value() -> None:
     for wrong in ({}, {"x": 1, "z": 1}):
         with pytest.raises(TypeError):
             Point(**wrong)
+    too_many = [1, 2, 3]
     with pytest.raises(TypeError):
-        Point(*(1, 2, 3))
+        Point(*too_many)
