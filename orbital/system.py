@@ -231,4 +231,8 @@ def _health(_args: argparse.Namespace, output: Output) -> int:
 
 def _reboot(output: Output) -> None:
     output.reporter.message("rebooting")
-    process.run(["systemctl", "reboot"], timeout=60)
+    # Not `systemctl reboot`: it asks logind first, which a small product does not have.
+    process.run(
+        ["systemctl", "start", "reboot.target", "--job-mode=replace-irreversibly", "--no-block"],
+        timeout=60,
+    )
