@@ -8,7 +8,7 @@ reaches a good image.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -24,13 +24,15 @@ class Fault:
     """What is wrong with a release.
 
     summary: for people. kernel_command_line: arguments to add. packages: folders
-    below qemu/bad_packages to add. health: checks to add.
+    below qemu/bad_packages to add. health: checks to add. deadline_seconds: of
+    the trial, where the product's own would only make the fault slow to watch.
     """
 
     summary: str
     kernel_command_line: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
-    health: tuple[HealthCheck, ...] = field(default=())
+    health: tuple[HealthCheck, ...] = ()
+    deadline_seconds: int | None = None
 
 
 FAULTS: Mapping[str, Fault] = {
@@ -43,7 +45,9 @@ FAULTS: Mapping[str, Fault] = {
         kernel_command_line=("rdinit=/bin/sh",),
     ),
     "hang-initramfs": Fault("an initramfs hook never returns", packages=("fault-hang-initramfs",)),
-    "hang-userspace": Fault("a service never starts", packages=("fault-hang-userspace",)),
+    "hang-userspace": Fault(
+        "a service never starts", packages=("fault-hang-userspace",), deadline_seconds=100
+    ),
     "init-dies": Fault("PID 1 crashes", packages=("fault-init-dies",)),
     "unhealthy": Fault(
         "a health check fails",
@@ -67,11 +71,15 @@ def version_of(product: Product, version: str) -> Product:
 def faulty(product: Product, name: str, version: str) -> Product:
     """The product as a bad release with the named fault."""
     fault = FAULTS[name]
+    trial = product.manifest.trial
+    if fault.deadline_seconds is not None:
+        trial = msgspec.structs.replace(trial, deadline_seconds=fault.deadline_seconds)
     manifest = msgspec.structs.replace(
         product.manifest,
         version=version,
         kernel_command_line=product.manifest.kernel_command_line + fault.kernel_command_line,
         health=product.manifest.health + fault.health,
+        trial=trial,
         system_packages=product.manifest.system_packages + fault.packages,
     )
     files = tuple(PACKAGES / folder / "package.yaml" for folder in fault.packages)
