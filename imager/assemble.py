@@ -6,7 +6,7 @@ from imager import identity
 from imager.agent import LIBRARY, install_agent
 from imager.strip import strip_base
 from imager.tree import Entry, Tree
-from imager.units import DIRECTORY, LEAN_MASKS, enable_units, mask_units
+from imager.units import DIRECTORY, enable_units, lean_masks, mask_units
 from imager.var import move_var
 from manifests.catalogue import Product
 from manifests.convert import device_config
@@ -14,7 +14,7 @@ from manifests.package import PackageSource
 from recovery.device import DEVICE_FILE, encode
 from recovery.errors import ManifestError
 
-_MOUNT_POINTS = {"dev": 0o755, "efi": 0o755, "proc": 0o555, "run": 0o755, "state": 0o755,
+_MOUNT_POINTS = {"dev": 0o755, "proc": 0o555, "run": 0o755, "state": 0o755,
                  "sys": 0o555, "sysroot": 0o755, "tmp": 0o1777}  # fmt: skip
 TRUST_ANCHOR = f"{LIBRARY}/trust/root.json"
 PYTHON_OF_BASE = ("usr/lib/python3*/**/*.py",)
@@ -61,15 +61,14 @@ def _identify(tree: Tree, product: Product, built: int) -> None:
 def _configure_units(tree: Tree, product: Product, own: list[str]) -> None:
     tree.file("usr/lib/systemd/system.conf.d/10-orbital.conf", identity.system_conf(product))
     tree.file("usr/lib/systemd/journald.conf.d/10-orbital.conf", identity.JOURNAL_CONF)
-    tree.file(f"{DIRECTORY}/efi.mount", identity.boot_partition_mount(product))
     tree.symlink(f"{DIRECTORY}/default.target", "multi-user.target")
     wanted = product.manifest.units
     enabled = {*product.enabled_units}
     # Users of system packages are made at boot; the base's exist already.
-    lean = [*LEAN_MASKS, *([] if _has_new_users(product) else ["systemd-sysusers.service"])]
+    lean = [*lean_masks(tree), *([] if _has_new_users(product) else ["systemd-sysusers.service"])]
     mask_units(tree, [unit for unit in lean if unit not in enabled])
     mask_units(tree, wanted.mask)
-    enable_units(tree, ["efi.mount", *_startable(tree, own)], "Orbital")
+    enable_units(tree, _startable(tree, own), "Orbital")
     for package in product.packages:
         enable_units(tree, package.manifest.enable, f"package {package.manifest.package}")
     enable_units(tree, wanted.enable, f"system {product.manifest.system}")

@@ -95,6 +95,7 @@ def bootstrap(
     try:
         run(command, env={"SOURCE_DATE_EPOCH": str(epoch), "LC_ALL": "C.UTF-8"})
     except ToolError as error:
+        output.unlink(missing_ok=True)
         raise _explain(error, mirror, packages) from error
 
 

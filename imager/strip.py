@@ -137,8 +137,16 @@ def _remove_package(tree: Tree, name: str) -> None:
                 continue
             if entry.kind == "directory":
                 folders.append(file)
+            elif entry.kind == "symlink" and _leads_to_directory(tree, file):
+                # Such as /bin itself, which many packages list as a folder.
+                continue
             else:
                 tree.remove(file)
     for folder in sorted(folders, reverse=True):
         if folder.count("/") >= 2 and not tree.has_content(folder):
             tree.remove(folder)
+
+
+def _leads_to_directory(tree: Tree, path: str) -> bool:
+    entry = tree.get(tree.resolve(path))
+    return entry is not None and entry.kind == "directory"

@@ -30,7 +30,6 @@ LEAN_MASKS = (
     "fstrim.timer",
     "getty@tty1.service",
     "ldconfig.service",
-    "modprobe@drm.service",
     "proc-sys-fs-binfmt_misc.automount",
     "remote-fs.target",
     "sys-kernel-debug.mount",
@@ -63,6 +62,22 @@ LEAN_MASKS = (
     "systemd-update-done.service",
     "systemd-update-utmp.service",
 )
+
+# Units that only serve a kernel module, and fail slowly on a kernel without it.
+MODULE_UNITS = {
+    "configfs": ("modprobe@configfs.service", "sys-kernel-config.mount"),
+    "drm": ("modprobe@drm.service",),
+    "fuse": ("modprobe@fuse.service", "sys-fs-fuse-connections.mount"),
+}
+
+
+def lean_masks(tree: Tree) -> list[str]:
+    """Units to mask in this image unless the product enables them."""
+    units = list(LEAN_MASKS)
+    for module, served in MODULE_UNITS.items():
+        if not tree.glob(f"usr/lib/modules/**/{module}.ko"):
+            units += served
+    return units
 
 
 def enable_units(tree: Tree, units: Iterable[str], wanted_by: str) -> None:
