@@ -5,6 +5,12 @@ file its content is on the medium; after ``rename`` a reader sees the old or
 the new file, never a mixture; the rename itself is on the medium after
 ``fsync`` of the directory. Before that, a power cut may show either.
 Creating a file needs the same ``fsync`` of its directory.
+
+FAT promises less (Linux, fs/fat/namei_vfat.c): a renamed entry gets its size
+and first cluster only when the file's own inode is written, so a rename is
+followed by ``fsync`` of the file, too. Until then a power cut may show the new
+name empty and the old one gone: nothing that is needed may be renamed on FAT,
+only something new that is not needed yet.
 """
 
 from __future__ import annotations
@@ -29,6 +35,15 @@ def sync_directory(directory: Path) -> None:
 def sync_descriptor(fd: int) -> None:
     """Makes what was written to the open file or block device durable."""
     os.fsync(fd)
+
+
+def sync_file(path: Path) -> None:
+    """Makes the content of the file, and on FAT its directory entry, durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def sync_filesystem(path: Path) -> None:
@@ -82,8 +97,7 @@ def publish_file(staged: Path, path: Path) -> None:
     Power cut before the directory's fsync: the old or the new file, whole.
     After: the new one.
     """
-    staged.rename(path)
-    sync_directory(path.parent)
+    rename(staged, path)
 
 
 def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
@@ -115,6 +129,8 @@ def append_line(path: Path, line: bytes) -> None:
 def rename(source: Path, destination: Path) -> None:
     """Renames within one directory, replacing the destination, durably."""
     source.rename(destination)
+    if not destination.is_dir():
+        sync_file(destination)
     sync_directory(destination.parent)
 
 

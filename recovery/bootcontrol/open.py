@@ -13,6 +13,8 @@ from recovery.partitions import backing_labels, find_partition
 from recovery.slots import BootControl, Slot
 
 BOOT_DIRECTORY = "run/orbital/boot"
+# dirsync: directory entries reach the disk in the order in which they are made.
+BOOT_OPTIONS = "umask=0077,nosuid,nodev,noexec,noatime,dirsync"
 
 
 def open_boot_control(config: DeviceConfig, root: Path = Path("/")) -> BootControl:
@@ -41,7 +43,7 @@ def boot_partition(config: DeviceConfig, root: Path = Path("/")) -> Path:
         device = find_partition(config.boot_partition, root)
         directory.mkdir(parents=True, exist_ok=True)
         process.run(
-            ["mount", "-t", "vfat", "-o", "umask=0077,nosuid,nodev,noexec", device, directory],
+            ["mount", "-t", "vfat", "-o", BOOT_OPTIONS, device, directory],
             timeout=60,
         )
     except (OSError, OrbitalError) as error:

@@ -118,7 +118,12 @@ class SystemdBoot:
             raise _failed(f"activate slot {slot}", error) from error
 
     def mark_successful(self, slot: Slot) -> None:
-        """Takes the counter out of the entry's name. The commit point of every trial."""
+        """Writes the entry without a counter. The commit point of every trial.
+
+        Not a rename of the counted entry: on FAT a power cut can lose both
+        names of a rename (recovery.durable). Before the new name appears the
+        counted entry counts; after it, the new one does, and the old is removed.
+        """
         try:
             entry = self._entry(slot)
             if entry is None:
@@ -128,7 +133,7 @@ class SystemdBoot:
                 )
             path = self._entries / entry_name(slot, None)
             if entry.tries_left is not None:
-                durable.rename(entry.path, path)
+                durable.replace_file(path, entry_text(slot, entry.activation).encode())
             self._remove(
                 [other for other in self._all() if other.slot == slot and other.path != path]
             )
