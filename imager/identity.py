@@ -72,27 +72,3 @@ JOURNAL_CONF = """\
 Storage=volatile
 RuntimeMaxUse=32M
 """
-
-
-def boot_partition_mount(product: Product) -> str:
-    """The unit that mounts the boot partition on /efi."""
-    label = product.board.boot_partition.label
-    return f"""\
-[Unit]
-Description=Boot partition
-DefaultDependencies=no
-Conflicts=umount.target
-Before=local-fs.target umount.target
-
-[Mount]
-What=/dev/disk/by-partlabel/{label}
-Where=/efi
-Type=vfat
-# Names in ASCII only, for root only; no access times on flash.
-Options=umask=0077,noatime,iocharset=ascii
-
-[Install]
-# Wanted, not required: without it boot control fails with a reason, which a
-# system stuck in emergency mode could not record.
-WantedBy=local-fs.target
-"""
