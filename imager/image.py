@@ -19,6 +19,7 @@ from imager import (
     identity,
     pyc,
     root,
+    signing,
     strip,
     tree,
     uki,
@@ -165,7 +166,7 @@ def _initramfs(product: Product, base: BaseSystem, kernel: Kernel, workshop: Wor
         "hooks": {**hooks},
         "tools": workshop.tools.lock,
         "built": workshop.built,
-        "code": [code, code.with_suffix(""), Path(str(archive.__file__))],
+        "code": [code, code.with_suffix(""), code.with_name("elf.py"), Path(str(archive.__file__))],
     }
     return workshop.cache.stage("initramfs", inputs, build) / "initramfs.zst"
 
@@ -203,7 +204,7 @@ def _boot_artifact(
         "os-release": os_release,
         "signer": workshop.signer.identity,
         "tools": workshop.tools.lock,
-        "code": [Path(str(uki.__file__))],
+        "code": [Path(str(uki.__file__)), Path(str(signing.__file__))],
     }
     return workshop.cache.stage("boot", inputs, build)
 
@@ -230,7 +231,7 @@ def _boot_programs(product: Product, workshop: Workshop) -> Path:
         "watchdog": repr(board.watchdog),
         "signer": workshop.signer.identity,
         "tools": workshop.tools.lock,
-        "code": [code, code.parent / "watchdog"],
+        "code": [code, code.parent / "watchdog", Path(str(signing.__file__))],
     }
     return workshop.cache.stage("loader", inputs, build)
 

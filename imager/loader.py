@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-# timeout 0 and no editor: nobody at the console changes what boots; entries are
-# only ours (ARCHITECTURE.md), not what happens to lie in EFI/Linux.
+# No menu, no editor: nobody at the console changes what boots, and no choice made there is
+# remembered in a firmware variable that would win over our entries. Only our entries
+# (ARCHITECTURE.md), not what happens to lie in EFI/Linux. See loader.conf(5).
 LOADER_CONF = """\
-timeout 0
+timeout menu-disabled
 editor no
 auto-entries no
 auto-firmware no

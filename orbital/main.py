@@ -46,7 +46,6 @@ GROUPS = {
     "qemu": Group("orbital.qemu", "host", "run images on emulated boards"),
     "demo": Group("orbital.demo", "host", "show an update and a rollback from start to end"),
     "system": Group("orbital.system", "device", "update, roll back and inspect this device's OS"),
-    "package": Group("orbital.package", "device", "list and manage feature packages"),
 }
 
 

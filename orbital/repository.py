@@ -7,9 +7,10 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from imager.repository import listing
-from imager.repository.anchor import read_anchor
+from imager.repository.anchor import read_anchor, write_anchor
 from imager.repository.create import create
 from imager.repository.keyring import KeyDirectory
+from imager.repository.metadata import newest_root
 from imager.repository.publish import publish
 from imager.repository.refresh import refresh
 from imager.repository.roles import Periods
@@ -175,6 +176,10 @@ def _refresh(args: argparse.Namespace, output: Output) -> int:
         rotate=args.rotate,
         old_keys=KeyDirectory(args.old_keys) if args.old_keys else None,
     )
+    if args.rotate and "root" in done.signed:
+        # Images built with these keys from now on start from the new root: devices
+        # that already have it could not follow a chain that begins at another version 1.
+        write_anchor(args.keys, newest_root(args.directory))
     for warning in done.warnings:
         output.reporter.message(f"warning: {warning}")
     signed = ", ".join(f"{role} {version}" for role, version in done.signed.items())

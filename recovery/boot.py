@@ -52,9 +52,16 @@ def boot_id(root: Path = Path("/")) -> str:
 
 
 def command_line(root: Path = Path("/")) -> dict[str, str]:
-    """The kernel command line; a word without "=" has an empty value."""
-    words = (root / "proc/cmdline").read_text().split()
-    return {key: value for key, _, value in (word.partition("=") for word in words)}
+    """The kernel command line; a word without "=" has an empty value.
+
+    The first occurrence of a key counts, as in the initramfs: the signed part
+    comes first, whatever firmware or hypervisor appends comes after it.
+    """
+    found: dict[str, str] = {}
+    for word in (root / "proc/cmdline").read_text().split():
+        key, _, value = word.partition("=")
+        found.setdefault(key, value)
+    return found
 
 
 def running_image(root: Path = Path("/")) -> RunningImage:

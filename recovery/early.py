@@ -170,13 +170,23 @@ def choose(store: StateStore, image: RunningImage, root: Path) -> tuple[decide.C
     now = int(time.time())
     choice = decide.choose_generation(image, record, known, boot_id=boot_id(root), now=now)
     generation = next((g for g in known if g.number == choice.generation), None)
+    unknown = generation is None
     if generation is None:
         generation = found_image(choice, image, root, now)
-        store.generations.write(generation)
-    if record is None:
-        tell_recovery(store, choice, generation, boot_id(root), now)
-    if choice.record is not None:
-        store.save(choice.record)
+    try:
+        if unknown:
+            store.generations.write(generation)
+        if record is None:
+            tell_recovery(store, choice, generation, boot_id(root), now)
+        if choice.record is not None:
+            store.save(choice.record)
+    except OSError as error:
+        # A trial must not start uncounted: it ends here, as a failed try. Nothing
+        # counts the starts of a committed generation, so to end here for a full
+        # or failing state partition would be to end here for ever.
+        if choice.trial:
+            raise
+        say(f"cannot record this boot: {error.strerror or error}")
     return choice, generation
 
 

@@ -37,6 +37,8 @@ LOCK_WAIT_SECONDS = 60.0
 WATCH_PAUSE_SECONDS = 5.0
 WATCH_DEADLINE_SECONDS = 30
 _REPAIRS_AT_MOST = 5
+# What a generation may be to give itself up.
+_LEAVABLE = (decide.RunTrial, decide.InProbation, decide.GiveUp, decide.Stranded)
 
 log = logging.getLogger("orbital")
 
@@ -138,6 +140,12 @@ class Agent:
         """The running generation has failed: go back, or stay if there is nothing to go back to."""
         with self.lock("give up"):
             view = self.view()
+            # Judged again under the lock: while the checks ran, somebody may have
+            # committed this generation or armed another one. Then it is not ours to leave.
+            current = decide.assess(view)
+            if not isinstance(current, _LEAVABLE):
+                log.info("stays: %s: %s", type(current).__name__, current.reason)
+                return 1
             verdict = decide.give_up(view, reason)
             if isinstance(verdict, decide.Stranded):
                 apply(plan.stranded(view, verdict.reason, _now()), self.store, self.boot_control)

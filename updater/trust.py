@@ -159,7 +159,7 @@ class _Client(Updater):
             config=UpdaterConfig(max_root_rotations=1024, targets_max_length=_LARGEST),
         )
         # python-tuf takes the time from the system clock once, here, and has
-        # no parameter for it. tests/updater/test_trust.py fails if that changes.
+        # no parameter for it. tests/updater/test_adversary.py fails if that changes.
         self._trusted_set.reference_time = datetime.fromtimestamp(clock, UTC)
 
 

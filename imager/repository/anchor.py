@@ -23,8 +23,13 @@ def make_anchor(keys: Path, *, periods: Periods | None = None, now: datetime | N
     Raises TrustError when fewer root keys than the threshold can be reached.
     """
     root = first_root(KeyDirectory(keys), periods=periods or Periods(), now=now or utc_now())
+    return write_anchor(keys, root.to_bytes())
+
+
+def write_anchor(keys: Path, root: bytes) -> Path:
+    """Makes this root metadata the anchor of images built with the key directory."""
     path = keys / ANCHOR
-    durable.replace_file(path, root.to_bytes())
+    durable.replace_file(path, root)
     return path
 
 

@@ -19,8 +19,8 @@ pytestmark = pytest.mark.boot
 def _fingerprint(device: Device) -> str:
     """Everything an update may write: slot b, boot partition, generations, state."""
     return device.machine.run(
-        "sync; sha256sum /dev/disk/by-partlabel/root-b; find /run/orbital/boot /state/orbital/generations"
-        " /state/orbital/state.json -type f | sort | xargs sha256sum",
+        "sync; sha256sum /dev/disk/by-partlabel/root-b; find /run/orbital/boot"
+        " /state/orbital/generations /state/orbital/state.json -type f | sort | xargs sha256sum",
         120,
     ).output
 
@@ -66,4 +66,6 @@ def test_tampered_repositories_are_refused_and_change_nothing(
     # Writing had begun, so slot b may differ; it must not be startable, and a runs on.
     status = device.status()
     assert (status["version"], status["next_slot"], status["trial"]) == ("1.0", "a", None)
-    assert device.machine.run("ls /run/orbital/boot/loader/entries").output.split() == ["orbital-a.conf"]
+    assert device.machine.run("ls /run/orbital/boot/loader/entries").output.split() == [
+        "orbital-a.conf"
+    ]

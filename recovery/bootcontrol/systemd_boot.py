@@ -10,9 +10,11 @@ Names and counting: Boot Loader Specification, "Boot counting". The loader
 starts the entry with the highest `version` (here: an activation number, one
 more for each `set_active`), exhausted entries last.
 
-FAT gives no atomicity across sectors. What is relied on: a file whose data was
-synced before it was renamed is complete under its new name; a rename that is
-cut (here or in the firmware) leaves the old name, the new one, or **both**.
+FAT gives no atomicity across sectors, and a rename that is cut may leave the old
+name, the new one, both, or (on Linux, see recovery.durable) the new one empty.
+So an entry that counts is never renamed here: the one that replaces it is
+written beside it, complete, and then the old one is removed. The firmware's
+own renames (counting) leave the old name, the new one, or both.
 So several files may exist for one slot. The newest activation counts; of the
 same activation the name without a counter, else the one with the fewest tries
 left: a try once consumed stays consumed. Files with other names are never
