@@ -106,6 +106,9 @@ def text(device: Device, status: Status) -> str:
     if status.interrupted_install:
         lines.append(f"interrupted: an update to {status.interrupted_install} can be continued")
     lines += [f"quarantined: {version}: {reason}" for version, reason in status.quarantined]
+    if config.packages:
+        packages = ", ".join(f"{package.name} {package.version}" for package in config.packages)
+        lines.append(f"system packages: {packages}")
     policy = config.update
     window = parse(policy.window_start, policy.window_end)
     mode = f"automatic, {window or 'at any time'}" if policy.automatic else "on request"

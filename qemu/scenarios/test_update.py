@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,36 @@ def test_two_updates_in_a_row_go_to_b_and_back_to_a_and_keep_the_configuration(
         for event in device.history()
         if event["event"] == "installed"
     )
+
+
+def test_an_unattended_update_waits_for_its_window_and_then_needs_nobody(
+    device: Device, lab: Lab, server: Server
+) -> None:
+    """The timer's service, with the policy set on the device."""
+    lab.offer("2.0")
+    run = device.machine.run
+    now = int(run("date +%H").output)
+    policy = {"source": server.url, "automatic": True}
+
+    def set_policy(start: int, end: int) -> None:
+        window = {
+            "window_start": f"{start % 24:02}:00",
+            "window_end": f"{end % 24:02}:00",
+        }
+        text = json.dumps({**policy, **window})
+        device.machine.shell.push("/etc/orbital/update.json", text.encode())
+
+    set_policy(now + 3, now + 4)
+    run("systemctl start orbital-update.service", 200)
+    assert device.status()["next_slot"] == "a"
+    assert "/index.json" not in "".join(request.path for request in server.requests())
+
+    set_policy(now - 1, now + 2)
+    run("systemctl start --no-block orbital-update.service")
+    status = device.settle(600, when=lambda found: found["version"] == "2.0")
+    assert status["committed"] is True
+    installed = next(event for event in device.history() if event["event"] == "installed")
+    assert installed["requested_by"] == "timer"
 
 
 def test_a_stick_updates_a_device_without_a_network(

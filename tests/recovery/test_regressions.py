@@ -1,0 +1,93 @@
+"""Mistakes that were made once."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from recovery import durable
+from recovery.boot import command_line
+from recovery.rollback import request_rollback
+from tests.recovery.test_agent import UNHEALTHY, Machine
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    """A factory device that has booted once."""
+    made = Machine.factory(tmp_path / "device")
+    assert made.run()
+    return made
+
+
+def _full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_state_partition_does_not_stop_a_committed_generation(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On probation every start is counted; the loader counts none, so a panic would be for ever."""
+    machine.install("2.0")
+    assert machine.run()
+    assert machine.store.load().probation is not None
+    monkeypatch.setattr(durable, "replace_file", _full)
+    assert machine.boot() is not None
+
+
+def test_a_full_state_partition_ends_a_trial_before_it_starts(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.install("2.0")
+    monkeypatch.setattr(durable, "replace_file", _full)
+    with pytest.raises(OSError, match="No space left"):
+        machine.boot()
+
+
+def test_a_failing_probation_does_not_leave_when_somebody_rolls_back_meanwhile(
+    machine: Machine,
+) -> None:
+    """The check takes its time; the rollback that was armed in between must stay the only way."""
+    machine.install("2.0")
+    assert machine.run()
+    agent = machine.boot(UNHEALTHY)
+    assert agent is not None
+    record = machine.store.load()
+    # As at the end of the probation: a rollback by hand is possible again.
+    machine.store.save(type(record)(**{**record.__dict__, "probation": None}))
+    request_rollback(machine.store, machine.control, "owner", tries=2)
+    assert agent.leave("on probation: health check uplink") == 1
+    assert machine.restarts == 0
+    assert machine.control.slot_state("b").successful, "the committed entry was taken"
+    assert machine.control.active_slot() == "a"
+
+
+def test_the_first_occurrence_of_a_kernel_argument_counts(tmp_path: Path) -> None:
+    """What firmware appends comes after what is signed."""
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cmdline").write_text("orbital.roothash=good quiet orbital.roothash=bad\n")
+    assert command_line(tmp_path) == {"orbital.roothash": "good", "quiet": ""}
+
+
+def test_the_commit_never_renames_the_entry_that_counts(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAT can lose both names of a cut rename: the counted entry stays until the new is whole."""
+    machine.install("2.0")
+    machine.load()
+    entries = machine.esp / "loader/entries"
+    counted = next(entries.glob("orbital-b+*.conf"))
+    removed: list[bool] = []
+    remove = durable.remove_file
+
+    def checked(path: Path) -> None:
+        if path == counted:
+            whole = entries / "orbital-b.conf"
+            removed.append("efi /EFI/orbital/b.efi" in whole.read_text())
+        remove(path)
+
+    monkeypatch.setattr(durable, "remove_file", checked)
+    machine.control.mark_successful("b")
+    assert removed == [True]
+    assert not counted.exists()
