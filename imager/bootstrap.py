@@ -111,7 +111,7 @@ def _explain(error: ToolError, mirror: Mirror, packages: Sequence[str]) -> Excep
     if any(sign in text for sign in _UNREACHABLE):
         return FetchError(
             f"cannot fetch Debian packages from {mirror.main}",
-            details=text,
+            details=_complaints(text),
             resolution="check the network, or name another mirror: "
             'ORBITAL_MIRROR="URL SECURITY_URL"',
         )
@@ -122,3 +122,11 @@ def _explain(error: ToolError, mirror: Mirror, packages: Sequence[str]) -> Excep
             resolution=f"check the package names against Debian {RELEASE}",
         )
     return error
+
+
+def _complaints(text: str) -> str:
+    """The lines in which apt says what is wrong, each once; all of it when there are none."""
+    lines = [line.strip() for line in text.splitlines()]
+    chosen = [line for line in lines if line.startswith(("E: Failed to fetch", "Err:"))]
+    chosen = chosen or [line for line in lines if any(sign in line for sign in _UNREACHABLE)]
+    return "\n".join(dict.fromkeys(chosen)) or text

@@ -77,7 +77,7 @@ def test_an_unreachable_mirror_is_one_clear_error_without_output(tmp_path: Path)
     # A port of this machine where nobody listens.
     with pytest.raises(
         FetchError, match=r"cannot fetch Debian packages from http://127\.0\.0\.1:9/"
-    ):
+    ) as caught:
         bootstrap(
             ["base-files"],
             output,
@@ -86,3 +86,6 @@ def test_an_unreachable_mirror_is_one_clear_error_without_output(tmp_path: Path)
             epoch=0,
         )
     assert not output.exists()
+    assert "Connection refused" in caught.value.details
+    assert len(caught.value.details.splitlines()) < 6
+    assert "ORBITAL_MIRROR" in caught.value.resolution
