@@ -17,7 +17,7 @@ missing=""
 for pair in \
     mmdebstrap:/usr/bin/mmdebstrap \
     qemu-system-x86:/usr/bin/qemu-system-x86_64 \
-    qemu-utils:/usr/bin/qemu-img \
+    qemu-system-common:/usr/bin/qemu-storage-daemon \
     nginx-light:/usr/sbin/nginx \
     zstd:/usr/bin/zstd \
     bmap-tools:/usr/bin/bmaptool \

@@ -25,6 +25,8 @@ from updater.device import open_device
 
 Run = Callable[..., tuple[int, Any]]
 
+REBOOT = "systemctl start reboot.target --job-mode=replace-irreversibly --no-block"
+
 
 @pytest.fixture
 def publisher(tmp_path: Path) -> Publisher:
@@ -146,7 +148,7 @@ def test_unattended_update_installs_and_reboots_as_the_policy_says(
     commands = rebooted(monkeypatch)
     code, found = run("update", "--unattended", "--reboot")
     assert (code, found["rebooting"]) == (0, reboot)
-    assert commands == (["systemctl reboot"] if reboot else [])
+    assert commands == ([REBOOT] if reboot else [])
     record = device.store.load()
     assert record.trial is not None
     generation = device.store.generations.load(record.trial.generation)
