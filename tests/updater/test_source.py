@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import socket
 import threading
@@ -234,18 +235,21 @@ def test_server_that_is_not_there_is_given_up_soon() -> None:
 
 
 def test_server_that_comes_back_within_the_patience() -> None:
-    port = free_port()
+    """The patience is long: a busy machine may take its time to start the server."""
+    port, asked = free_port(), threading.Event()
+    patient = dataclasses.replace(IMPATIENT, first_contact=60)
 
     def talk(connection: socket.socket, _: int) -> None:
         connection.sendall(head(4) + b"data")
+        asked.set()
 
     def start_late() -> None:
         time.sleep(1)
         with server(talk, port):
-            time.sleep(5)
+            asked.wait(60)
 
     threading.Thread(target=start_late, daemon=True).start()
-    assert read(HttpSource(f"http://127.0.0.1:{port}", IMPATIENT), "x", 10) == b"data"
+    assert read(HttpSource(f"http://127.0.0.1:{port}", patient), "x", 10) == b"data"
 
 
 def test_overloaded_server_is_asked_again_and_a_wrong_one_is_not() -> None:
