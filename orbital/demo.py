@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from orbital.output import Output, amount
 from qemu.device import Device, Document
 from qemu.lab import Lab
 from qemu.server import Server
+from recovery.reporter import SilentReporter
 
 GOOD, BAD, FAULT = "2.0", "3.0", "unhealthy"
 _SECONDS = 900
@@ -41,13 +43,27 @@ def _demo(args: argparse.Namespace, output: Output) -> int:
     return 0
 
 
+class _Downloads(SilentReporter):
+    """Of all the work, tells only what may take minutes the first time."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+
+    def stage(self, name: str) -> None:
+        """Says that Debian packages are fetched."""
+        if name in ("tools", "base", "kernel"):
+            self._output.line(f"   fetching Debian packages: {name} (kept for the next time)")
+
+
 class _Story:
     """The steps of the demonstration."""
 
     def __init__(self, directory: Path, output: Output) -> None:
         self._output = output
         self._started = time.monotonic()
-        self._lab = Lab(directory, reporter=output.reporter)
+        # A bar redraws its line; where lines stay, the story is easier to follow without it.
+        reporter = output.reporter if sys.stderr.isatty() else _Downloads(output)
+        self._lab = Lab(directory, reporter=reporter)
         self._machine_directory = directory / "machine"
         self._machine_directory.mkdir(exist_ok=True)
         self._chapters: list[Document] = []
