@@ -2,7 +2,7 @@
 
 `python -m benchmarks.install [--size MB] [--pairs N] [--json]` makes an image out of this
 machine's /usr/lib, publishes it, and installs it into a slot that is a file; the floor is
-`zstd -dc IMAGE.zst | dd conv=notrunc,fsync` of the same root image into the same kind of file.
+`zstd -dc IMAGE.zst | dd conv=notrunc,fsync` of the same two files, root image and boot artifact.
 Ours runs in a fresh process, timed twice: the update itself (metadata, root image, boot
 artifact, state, commit point), and the whole command with interpreter and imports. Its peak
 memory is printed too.
@@ -67,7 +67,9 @@ def measure(size: int, pairs: int) -> tuple[list[Comparison], int]:
         image = _prepare(work, size)
         for slot in (device / "root-b", work / "floor"):
             slot.write_bytes(bytes(image.stat().st_size))
-        process.run(["zstd", "-q", f"-{LEVEL}", image, "-o", work / "image.zst"])
+        (work / "boot").write_bytes(_content(BOOT_SIZE))
+        for plain, packed in ((image, "image.zst"), (work / "boot", "boot.zst")):
+            process.run(["zstd", "-q", f"-{LEVEL}", plain, "-o", work / packed])
         update: list[float] = []
         command: list[float] = []
         floor: list[float] = []
@@ -116,13 +118,14 @@ def _install(device: Path, repository: Path) -> Run:
 
 
 def _floor(work: Path) -> None:
-    reader = process.start(["zstd", "-dc", work / "image.zst"], stdout=subprocess.PIPE)
-    assert reader.stdout is not None
-    writer = process.start(
-        ["dd", f"of={work / 'floor'}", "bs=1M", "iflag=fullblock", "conv=notrunc,fsync"],
-        stdin=reader.stdout.fileno(),
-    )
-    assert (writer.wait(), reader.wait()) == (0, 0)
+    for packed, target in (("image.zst", "floor"), ("boot.zst", "floor-boot")):
+        reader = process.start(["zstd", "-dc", work / packed], stdout=subprocess.PIPE)
+        assert reader.stdout is not None
+        writer = process.start(
+            ["dd", f"of={work / target}", "bs=1M", "iflag=fullblock", "conv=notrunc,fsync"],
+            stdin=reader.stdout.fileno(),
+        )
+        assert (writer.wait(), reader.wait()) == (0, 0)
 
 
 def _reset(device: Path) -> None:

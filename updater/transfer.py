@@ -26,7 +26,7 @@ from updater import medium
 from updater.medium import Medium
 from updater.source import Source
 
-WORKERS = 3
+WORKERS = 4
 
 Check = Callable[[int, memoryview], None]
 
