@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
 
 from benchmarks.figures import Comparison, seconds
+from imager.cache import default_directory
 from recovery import process
 
 ROOT = Path(__file__).parent.parent
@@ -30,7 +30,7 @@ def _orbital(cache: Path, *words: str | Path) -> None:
 
 def measure() -> list[Comparison]:
     """Cold against itself, warm and changed against cold."""
-    shared = Path(os.environ.get("ORBITAL_CACHE", Path.home() / ".cache" / "orbital"))
+    shared = default_directory()
     with tempfile.TemporaryDirectory(prefix="orbital-bench-") as name:
         work = Path(name)
         cache = work / "cache"
@@ -39,8 +39,8 @@ def measure() -> list[Comparison]:
         _orbital(shared, "keys", "make", keys)
         # The tools tree is an input like the compiler: made beforehand, not part of a build.
         _orbital(shared, "image", "tools")
-        for tree in shared.glob("tools*"):
-            (cache / tree.name).symlink_to(tree)
+        (cache / "stages").mkdir()
+        (cache / "stages" / "tools").symlink_to(shared / "stages" / "tools")
 
         def build(system: Path, out: str) -> float:
             return seconds(
