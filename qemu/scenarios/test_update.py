@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def test_two_updates_in_a_row_go_to_b_and_back_to_a_and_keep_the_configuration(
     device.settle(300, when=lambda found: not found["on_probation"])
 
     lab.offer("2.1")
-    assert device.update(server.url)["installed"]["version"] == "2.1"
+    assert device.update(server.url, "2.1")["installed"]["version"] == "2.1"
     status = device.restart(TRIAL_SECONDS)
     assert (status["version"], status["slot"], status["committed"]) == ("2.1", "a", True)
     events = [(event["event"], event["to_version"]) for event in device.history()]
@@ -53,10 +54,15 @@ def test_two_updates_in_a_row_go_to_b_and_back_to_a_and_keep_the_configuration(
 
 
 def test_an_unattended_update_waits_for_its_window_and_then_needs_nobody(
-    device: Device, lab: Lab, server: Server
+    device: Device, serve: Callable[[Path], Server], tmp_path: Path
 ) -> None:
-    """The timer's service, with the policy set on the device."""
-    lab.offer("2.0")
+    """The timer's service, with the policy set on the device.
+
+    It takes the newest there is, so this repository is not shared with other tests.
+    """
+    own = Lab(tmp_path)
+    own.offer("2.0")
+    server = serve(own.repository)
     run = device.machine.run
     now = int(run("date +%H").output)
     policy = {"source": server.url, "automatic": True}
