@@ -11,7 +11,6 @@ kept beside it, so that a second session finds them unchanged.
 
 from __future__ import annotations
 
-import dataclasses
 from functools import cached_property
 from pathlib import Path
 
@@ -162,10 +161,6 @@ class Lab:
             **options,
         }
         return Machine(self.hardware, self.factory, directory, **settings)  # type: ignore[arg-type]
-
-    def without_watchdog(self) -> Hardware:
-        """The board's machine with its watchdog missing."""
-        return dataclasses.replace(self.hardware, watchdog="")
 
 
 # A USB controller, so that a stick can be plugged in at any time.
