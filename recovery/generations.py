@@ -3,6 +3,7 @@
     /state/orbital/generations/1.json
     /state/orbital/generations/2.json
     /state/orbital/etc/N/{upper,work}     the /etc layer of generation N
+    /state/orbital/layers/NAME/N/         state layer of a package: recovery.packages.layers
 
 A record is written once, durably, before anything refers to its number. A
 record that nothing refers to is harmless and is pruned later.
@@ -23,21 +24,68 @@ if TYPE_CHECKING:
 
     from recovery.slots import Slot
 
-    Origin = Literal["factory", "update", "rollback"]
+    from recovery.packages.model import Kind
+
+    Origin = Literal["factory", "update", "rollback", "package"]
 else:
-    Origin = str
+    Origin = Kind = str
 
 FORMAT = 1
+ORIGINS = ("factory", "update", "rollback", "package")
+_KINDS = ("system", "feature", "library", "suite")
+
+
+class Earlier(Value):
+    """The version of a package before the present one: what its rollback goes back to.
+
+    state: its state layer as it was left. uses: as in `PackageEntry`. fits:
+    whether it may run on this generation's image.
+    """
+
+    version: str
+    digest: str
+    state: int
+    uses: tuple[str, ...] = ()
+    fits: bool = True
+
+
+class PackageEntry(Value):
+    """A package in a generation.
+
+    Entries are unique by name and version; only libraries have several
+    versions of a name. digest: fs-verity digest of its image, hex; the name of
+    its file in the store. enabled: its services run. requested: somebody asked
+    for it by name, so it stays when nothing needs it. uid: first of the 16
+    user ids of its services. state: number of the generation that made its
+    state layer. uses: digests of the packages below it in its view, nearest
+    first. installed, updated: seconds since the epoch. earlier: None when
+    there was no other version.
+    """
+
+    name: str
+    version: str
+    kind: Kind
+    digest: str
+    uid: int
+    state: int
+    installed: int
+    updated: int
+    enabled: bool = True
+    requested: bool = True
+    uses: tuple[str, ...] = ()
+    earlier: Earlier | None = None
 
 
 class Generation(Value):
-    """What a device runs: the image in a slot, the packages and the /etc layer that go with it.
+    """What a device runs: the image in a slot, with its packages, their state and an /etc layer.
 
     number: 1 or more, never used twice. root_hash: dm-verity root hash of the
     image, hex. parent: the generation whose /etc layer this one starts from;
     None for a factory generation. created: seconds since the epoch, by the
     device's clock. requested_by: who asked, e.g. "timer" or "root".
-    packages: names of feature packages with versions, "NAME=VERSION".
+    packages: sorted by name and version. etc: number of the generation that
+    made its /etc layer; 0 for its own. Generations that differ only in their
+    packages share one.
     """
 
     number: int
@@ -49,7 +97,36 @@ class Generation(Value):
     created: int
     origin: Origin
     requested_by: str
-    packages: tuple[str, ...] = ()
+    packages: tuple[PackageEntry, ...] = ()
+    etc: int = 0
+
+    @property
+    def etc_layer(self) -> int:
+        """Number of the /etc layer."""
+        return self.etc or self.number
+
+    def package(self, name: str) -> PackageEntry | None:
+        """The entry of that name (of a library: of its newest entry), or None."""
+        return next((entry for entry in reversed(self.packages) if entry.name == name), None)
+
+    def digests(self) -> frozenset[str]:
+        """Store files that this generation needs, those it may roll back to included."""
+        found = {entry.digest for entry in self.packages}
+        for entry in self.packages:
+            found.update(entry.uses)
+            if entry.earlier is not None:
+                found.update((entry.earlier.digest, *entry.earlier.uses))
+        return frozenset(found)
+
+    def state_layers(self) -> frozenset[tuple[str, int]]:
+        """State layers that this generation needs, as (package, number)."""
+        found = {(entry.name, entry.state) for entry in self.packages}
+        found.update(
+            (entry.name, entry.earlier.state)
+            for entry in self.packages
+            if entry.earlier is not None
+        )
+        return frozenset(found)
 
 
 def encode(generation: Generation) -> bytes:
@@ -72,9 +149,41 @@ def decode(data: bytes) -> Generation:
         root_hash=codec.text,
         parent=codec.optional(codec.number),
         created=codec.number,
-        origin=codec.one_of("factory", "update", "rollback"),
+        origin=codec.one_of(*ORIGINS),
         requested_by=codec.text,
-        packages=codec.several(codec.text),
+        packages=codec.several(_entry),
+        etc=codec.number,
+    )
+
+
+def _entry(document: object) -> PackageEntry:
+    return codec.build(
+        PackageEntry,
+        document,
+        name=codec.text,
+        version=codec.text,
+        kind=codec.one_of(*_KINDS),
+        digest=codec.text,
+        uid=codec.number,
+        state=codec.number,
+        installed=codec.number,
+        updated=codec.number,
+        enabled=codec.truth,
+        requested=codec.truth,
+        uses=codec.several(codec.text),
+        earlier=codec.optional(_earlier),
+    )
+
+
+def _earlier(document: object) -> Earlier:
+    return codec.build(
+        Earlier,
+        document,
+        version=codec.text,
+        digest=codec.text,
+        state=codec.number,
+        uses=codec.several(codec.text),
+        fits=codec.truth,
     )
 
 
@@ -126,16 +235,20 @@ class GenerationStore:
     def prune(self, keep: Collection[int]) -> tuple[int, ...]:
         """Removes the records and /etc layers of all other generations; returns their numbers.
 
-        The layer goes first: a power cut in between leaves a record whose
-        layer is made again from its parent if it is ever booted.
+        An /etc layer stays while a generation that is kept has it. The layer
+        goes first: a power cut in between leaves a record whose layer is made
+        again from its parent if it is ever booted.
         """
         import shutil
 
+        kept = [self.load(number) for number in keep]
+        layers = {generation.etc_layer for generation in kept if generation is not None}
         removed = []
         for number in self.numbers():
             if number in keep:
                 continue
-            shutil.rmtree(self.root / "etc" / str(number), ignore_errors=True)
+            if number not in layers:
+                shutil.rmtree(self.root / "etc" / str(number), ignore_errors=True)
             durable.remove_file(self.directory / f"{number}.json")
             removed.append(number)
         return tuple(removed)

@@ -83,12 +83,28 @@ class Probation(Value):
 
 
 class Quarantine(Value):
-    """A version that failed here and is not tried again unless someone asks for it by name."""
+    """A version that failed here and is not tried again unless someone asks for it by name.
+
+    package: the feature package whose version it is; "" for the OS.
+    """
 
     version: str
     reason: str
     time: int
     generation: int
+    package: str = ""
+
+
+class PackageChange(Value):
+    """A change of the package set that is under way in the running system.
+
+    generation: the one that is being tried; the committed one has the set to
+    go back to. boot_id: of the boot in which it began: in any other boot it
+    is over, and the committed set runs.
+    """
+
+    generation: int
+    boot_id: str
 
 
 class StateRecord(Value):
@@ -96,7 +112,8 @@ class StateRecord(Value):
 
     next_generation: number of the next one to be made. committed: the
     generation that this device goes back to. previous: the one before it,
-    still whole in the other slot, or None. At most one trial at a time.
+    still whole in the other slot, or None. At most one trial at a time. change:
+    the committed slot is trying another package set without a reboot.
     """
 
     next_generation: int
@@ -105,10 +122,13 @@ class StateRecord(Value):
     trial: Trial | None = None
     probation: Probation | None = None
     quarantined: tuple[Quarantine, ...] = ()
+    change: PackageChange | None = None
+    undo: int | None = None
 
-    def quarantine_of(self, version: str) -> Quarantine | None:
-        """Why the version is quarantined, or None."""
-        return next((item for item in self.quarantined if item.version == version), None)
+    def quarantine_of(self, version: str, package: str = "") -> Quarantine | None:
+        """Why the version (of a package, or of the OS) is quarantined, or None."""
+        wanted = (package, version)
+        return next((q for q in self.quarantined if (q.package, q.version) == wanted), None)
 
     def referenced(self) -> frozenset[int]:
         """Numbers of the generations that must not be pruned."""
@@ -117,6 +137,10 @@ class StateRecord(Value):
             numbers.add(self.previous)
         if self.trial is not None:
             numbers.add(self.trial.generation)
+        if self.change is not None:
+            numbers.add(self.change.generation)
+        if self.undo is not None:
+            numbers.add(self.undo)
         return frozenset(numbers)
 
 
@@ -147,6 +171,8 @@ def decode(data: bytes) -> StateRecord:
         trial=codec.optional(_trial),
         probation=codec.optional(_probation),
         quarantined=codec.several(_quarantine),
+        change=codec.optional(_change),
+        undo=codec.optional(codec.number),
     )
 
 
@@ -193,6 +219,13 @@ def _quarantine(document: object) -> Quarantine:
         reason=codec.text,
         time=codec.number,
         generation=codec.number,
+        package=codec.text,
+    )
+
+
+def _change(document: object) -> PackageChange:
+    return codec.build(
+        PackageChange, document, generation=codec.number, boot_id=codec.text
     )
 
 
