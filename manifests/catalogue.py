@@ -18,7 +18,13 @@ import msgspec
 from manifests.board import Board, board_problems
 from manifests.document import load_document, read_document, refuse
 from manifests.health import HealthCheck
-from manifests.package import PackageManifest, PackageSource, package_problems
+from manifests.package import (
+    PACKAGE,
+    PackageSource,
+    SystemPackage,
+    SystemSource,
+    package_problems,
+)
 from manifests.problem import Problem, suggestion
 from manifests.system import SystemManifest, late_checks, system_problems
 from manifests.versions import version_key
@@ -30,6 +36,10 @@ _FOLDERS = {
     "system": Path("manifests/systems"),
     "package": Path("manifests/packages"),
 }
+_NOT_IN_AN_IMAGE = (
+    "only type system is merged into an image; the others are installed on the device "
+    "with 'orbital package install'"
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,7 @@ class Product:
 
     manifest: SystemManifest
     board: Board
-    packages: tuple[PackageSource, ...]
+    packages: tuple[SystemSource, ...]
     files: tuple[Path, ...]
 
     @property
@@ -114,7 +124,7 @@ def load_product(
             resolution=f'choose one of these boards, or add "{product_board.board}" to boards',
         )
     package_files = _package_files(manifest, system_file, search)
-    packages = tuple(load_package(path) for path in package_files)
+    packages = _system_packages(system_file, package_files)
     product = Product(manifest, product_board, packages, (system_file, board_file, *package_files))
     _check_health(product)
     return product
@@ -131,12 +141,27 @@ def load_board(path: Path) -> Board:
 
 
 def load_package(path: Path) -> PackageSource:
-    """Reads one package manifest and looks at the files beside it. Raises ManifestError."""
+    """Reads one package manifest and looks at the files beside it. Raises ManifestError.
+
+    A system package comes as `SystemSource`.
+    """
     folder = path.resolve().parent
-    manifest = load_document(
-        path, PackageManifest, lambda document: package_problems(document, folder)
-    )
+    manifest = load_document(path, PACKAGE, lambda document: package_problems(document, folder))
+    if isinstance(manifest, SystemPackage):
+        return SystemSource(manifest, folder)
     return PackageSource(manifest, folder)
+
+
+def load_system_package(path: Path) -> SystemSource:
+    """Reads the manifest of a package for an image. Raises ManifestError, also for other kinds."""
+    source = load_package(path)
+    if not isinstance(source, SystemSource):
+        raise ManifestError(
+            f"cannot put the package {source.manifest.package} into an image: {path} has"
+            f" type {_type(source)}",
+            resolution=_NOT_IN_AN_IMAGE,
+        )
+    return source
 
 
 def names(kind: str, search: Sequence[Path] = (REPOSITORY,)) -> tuple[str, ...]:
@@ -199,6 +224,29 @@ def _package_files(
             )
     _refuse(system_file, problems)
     return tuple(files)
+
+
+def _system_packages(system_file: Path, files: Sequence[Path]) -> tuple[SystemSource, ...]:
+    """The system's packages; only type system can be part of an image."""
+    sources = [load_package(path) for path in files]
+    _refuse(
+        system_file,
+        [
+            Problem(
+                ("system_packages", number),
+                "a package of type system",
+                f'"{source.manifest.package}", which has type {_type(source)}',
+                _NOT_IN_AN_IMAGE,
+            )
+            for number, source in enumerate(sources)
+            if not isinstance(source, SystemSource)
+        ],
+    )
+    return tuple(source for source in sources if isinstance(source, SystemSource))
+
+
+def _type(source: PackageSource) -> str:
+    return str(source.manifest.__struct_config__.tag)
 
 
 def _packages(folder: Path) -> list[Path]:

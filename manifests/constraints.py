@@ -15,12 +15,13 @@ import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from manifests.versions import is_version, version_key
 from recovery.errors import ManifestError
 
 _PART = re.compile(r"(=|!=|<=|>=|<|>)\s*(\S+)")
-_OPERATORS: dict[str, Callable[[object, object], bool]] = {
+_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
     "!=": operator.ne,
     "<": operator.lt,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Generic, TypeVar, Union
 
 import msgspec
 from msgspec import inspect
@@ -22,7 +23,17 @@ T = TypeVar("T", bound=msgspec.Struct)
 Check = Callable[[T], Iterable[Problem]]
 
 
-def load_document(path: Path, model: type[T], check: Check[T] | None = None) -> T:
+@dataclass(frozen=True)
+class OneOf(Generic[T]):
+    """Documents of several kinds that a tag tells apart. T: the union of the structs."""
+
+    structs: tuple[type[msgspec.Struct], ...]
+
+
+Model = type[T] | OneOf[T]
+
+
+def load_document(path: Path, model: Model[T], check: Check[T] | None = None) -> T:
     """Reads a document from a file. Raises ManifestError when it cannot be used.
 
     check finds what is wrong beyond types; it is asked only when all types
@@ -31,7 +42,7 @@ def load_document(path: Path, model: type[T], check: Check[T] | None = None) -> 
     return _convert(read_document(path), str(path), model, check)
 
 
-def parse_document(data: bytes, name: str, model: type[T], check: Check[T] | None = None) -> T:
+def parse_document(data: bytes, name: str, model: Model[T], check: Check[T] | None = None) -> T:
     """The same from bytes; name stands for the file in errors."""
     return _convert(_tree(data, name), name, model, check)
 
@@ -64,10 +75,16 @@ def _tree(data: bytes, name: str) -> Tree:
         raise _error(name, [(error.line, error.problem)]) from error
 
 
-def _convert(tree: Tree, name: str, model: type[T], check: Check[T] | None) -> T:
-    refuse(name, tree, shape_problems(tree.value, inspect.type_info(model)))
+def as_type(model: Model[T]) -> Any:
+    """The model as one type: the struct, or the union of several."""
+    return Union[model.structs] if isinstance(model, OneOf) else model  # noqa: UP007
+
+
+def _convert(tree: Tree, name: str, model: Model[T], check: Check[T] | None) -> T:
+    kind = as_type(model)
+    refuse(name, tree, shape_problems(tree.value, inspect.type_info(kind)))
     try:
-        document = msgspec.convert(tree.value, model, dec_hook=_decode)
+        document: T = msgspec.convert(tree.value, kind, dec_hook=_decode)
     except msgspec.ValidationError as error:
         raise ManifestError(f"cannot use {name}: {error}") from error
     if check is not None:

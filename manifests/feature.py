@@ -12,14 +12,15 @@ import msgspec
 from msgspec import Meta
 
 from manifests.constraints import EXPECTED as CONSTRAINT_EXPECTED
-from manifests.fields import DebianPackage, Name, Summary, Unit, Version, matching
+from manifests.fields import DebianPackage, Name, Summary, Version, matching
 from manifests.sizes import Size
 
 Versions = Annotated[str, Meta(extra={"expected": CONSTRAINT_EXPECTED})]
 """Version constraints; `manifests.constraints` says how they are written."""
 
 CapabilityName = Annotated[
-    str, matching(r"^[a-z]+(\.[a-z]+)+$", 'a capability such as "net.client" (see capabilities.yaml)')
+    str,
+    matching(r"^[a-z]+(\.[a-z]+)+$", 'a capability such as "net.client" (see capabilities.yaml)'),
 ]
 InterfaceName = Annotated[
     str,
@@ -36,7 +37,7 @@ ProgramPath = Annotated[
 ]
 UsrPath = Annotated[
     str,
-    matching(r"^usr/[A-Za-z0-9_.+@/-]+$", 'a path below usr/ without a leading slash'),
+    matching(r"^usr/[A-Za-z0-9_.+@/-]+$", "a path below usr/ without a leading slash"),
 ]
 SourcePath = Annotated[str, matching(r"^[^/].*$", "a path relative to the manifest's folder")]
 Argument = Annotated[str, Meta(extra={"expected": "a program argument"})]
@@ -75,8 +76,12 @@ class Content(_Struct, frozen=True):
     tars: tuple[SourcePath, ...] = ()
     wheels: tuple[SourcePath, ...] = ()
     exclude: tuple[str, ...] = (
-        "usr/share/doc/**", "usr/share/man/**", "usr/share/locale/**", "usr/share/lintian/**",
-        "usr/share/bash-completion/**", "usr/share/info/**",
+        "usr/share/doc/**",
+        "usr/share/man/**",
+        "usr/share/locale/**",
+        "usr/share/lintian/**",
+        "usr/share/bash-completion/**",
+        "usr/share/info/**",
     )
 
 
@@ -96,7 +101,8 @@ class ExecHealth(_Struct, frozen=True, tag_field="kind", tag="exec"):
 class HttpHealth(_Struct, frozen=True, tag_field="kind", tag="http"):
     """Passes when GET on an address of the device answers.
 
-    url: what to get. status: the answer that counts as healthy.
+    url: what to get.
+    status: the answer that counts as healthy.
     deadline_seconds: from the service's start until it must have passed once.
     interval_seconds: how often it is repeated afterwards; 0 means never.
     """
@@ -166,10 +172,12 @@ class RestartPolicy(_Struct, frozen=True):
 class Limits(_Struct, frozen=True):
     """What the service may use.
 
-    memory: of all its processes. tasks: processes and threads.
+    memory: of all its processes together.
+    tasks: processes and threads.
     """
 
-    memory: Size = Size(64 << 20)
+    # Made by a function: msgspec can put a Size as such into no JSON Schema.
+    memory: Size = msgspec.field(default_factory=lambda: Size(64 << 20))
     tasks: Tasks = 32
 
 
@@ -201,7 +209,7 @@ class Service(_Struct, frozen=True):
     kind: Literal["simple", "notify", "bus", "oneshot"] = "simple"
     capabilities: tuple[CapabilityName, ...] = ()
     restart: RestartPolicy = RestartPolicy()
-    limits: Limits = Limits()
+    limits: Limits = msgspec.field(default_factory=Limits)
     state: bool = False
     watchdog_seconds: Seconds = 0
     metrics: HttpUrl | None = None
@@ -232,7 +240,8 @@ class Program(_Struct, frozen=True):
 class Dependency(_Struct, frozen=True):
     """Another package that must be installed.
 
-    package: its name. versions: which of its versions will do.
+    package: its name.
+    versions: which of its versions will do.
     """
 
     package: Name
@@ -242,7 +251,8 @@ class Dependency(_Struct, frozen=True):
 class Fit(_Struct, frozen=True):
     """A system that the package is made for.
 
-    system: its name. versions: which versions of its image will do.
+    system: its name.
+    versions: which versions of its image will do.
     """
 
     system: Name
@@ -271,7 +281,8 @@ class Provided(_Struct, frozen=True):
 class Required(_Struct, frozen=True):
     """A D-Bus interface that this package's services call.
 
-    interface: its name. versions: which of its versions will do.
+    interface: its name.
+    versions: which of its versions will do.
     package: who provides it; one of depends.
     """
 
@@ -304,7 +315,9 @@ class Association(_Struct, frozen=True):
     """
 
     kind: Literal["file", "protocol"]
-    match: Annotated[str, matching(r"^\.?[a-z0-9][a-z0-9.+-]*$", 'a suffix such as ".conf" or a scheme')]
+    match: Annotated[
+        str, matching(r"^\.?[a-z0-9][a-z0-9.+-]*$", 'a suffix such as ".conf" or a scheme')
+    ]
     program: Name
 
 
@@ -346,8 +359,10 @@ class _Packaged(_Struct, frozen=True, kw_only=True):
 class FeaturePackage(_Packaged, frozen=True, kw_only=True, tag_field="type", tag="feature"):
     """A feature with services or programs.
 
-    services: what runs. programs: commands for people.
-    provides, requires: IPC interfaces (D-Bus).
+    services: what runs.
+    programs: commands for people.
+    provides: IPC interfaces (D-Bus) that its services offer.
+    requires: IPC interfaces that its services call.
     configuration: slices of configuration.
     associations: files and addresses it handles.
     state_version: schema version of its services' state.
@@ -389,6 +404,3 @@ class SuitePackage(_Struct, frozen=True, kw_only=True, tag_field="type", tag="su
     publisher: Name
     systems: tuple[Fit, ...] = ()
     members: Annotated[tuple[Dependency, ...], Meta(min_length=1)]
-
-
-Units = tuple[Unit, ...]

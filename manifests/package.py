@@ -1,14 +1,14 @@
-"""Packages that are part of the image.
+"""Packages: those that are part of the image, and the kinds that are installed on a device.
 
 A package is a folder:
 
     NAME/
-      package.yaml      the manifest below
-      tree/             merged into the root of the image (only usr/ and etc/)
-      initramfs/        the scripts that initramfs_hooks names
+      package.yaml      the manifest; "type" says which kind
+      tree/             type system: merged into the root of the image (only usr/ and etc/);
+                        others: its content when the manifest names nothing else
+      initramfs/        type system: the scripts that initramfs_hooks names
 
-Types beside "system" (feature, library, suite) will be further structs with
-their own tag in `PackageManifest`.
+Type system is here; feature, library and suite in `manifests.feature`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from pathlib import Path
 
 import msgspec
 
+from manifests.document import OneOf
+from manifests.feature import FeaturePackage, LibraryPackage, SuitePackage
+from manifests.feature_problems import feature_problems, library_problems, suite_problems
 from manifests.fields import DebianPackage, FileName, Module, Name, Summary, Unit, Version
 from manifests.health import HealthCheck, check_problems
 from manifests.problem import Problem, listed
@@ -35,6 +38,8 @@ class SystemPackage(
     package: name of the package and of its folder.
     version: its own version.
     summary: one line for people.
+    publisher: whose key signs a version that is layered over an image until the
+        next image contains it; needed only for that.
     debian_packages: what it needs from Debian.
     enable: systemd units that start at boot.
     kernel_modules: kept in the image beside the board's.
@@ -47,6 +52,7 @@ class SystemPackage(
     package: Name
     version: Version
     summary: Summary
+    publisher: Name = ""
     debian_packages: tuple[DebianPackage, ...] = ()
     enable: tuple[Unit, ...] = ()
     kernel_modules: tuple[Module, ...] = ()
@@ -54,7 +60,11 @@ class SystemPackage(
     health: tuple[HealthCheck, ...] = ()
 
 
-PackageManifest = SystemPackage
+PackageManifest = SystemPackage | FeaturePackage | LibraryPackage | SuitePackage
+PACKAGE: OneOf[PackageManifest] = OneOf(
+    (SystemPackage, FeaturePackage, LibraryPackage, SuitePackage)
+)
+"""The model of a package.yaml of any type."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +76,16 @@ class PackageSource:
 
     @property
     def tree(self) -> Path | None:
-        """The files to merge into the image, or None when there are none."""
+        """The folder tree/ beside the manifest, or None when there is none."""
         tree = self.folder / "tree"
         return tree if tree.is_dir() else None
+
+
+@dataclass(frozen=True)
+class SystemSource(PackageSource):
+    """A system package on disk."""
+
+    manifest: SystemPackage
 
     @property
     def hooks(self) -> tuple[Path, ...]:
@@ -85,6 +102,18 @@ def package_problems(manifest: PackageManifest, folder: Path) -> Iterator[Proble
             f'"{manifest.package}"',
             "rename the folder or the package",
         )
+    match manifest:
+        case SystemPackage():
+            yield from _system_problems(manifest, folder)
+        case FeaturePackage():
+            yield from feature_problems(manifest, folder)
+        case LibraryPackage():
+            yield from library_problems(manifest, folder)
+        case SuitePackage():
+            yield from suite_problems(manifest)
+
+
+def _system_problems(manifest: SystemPackage, folder: Path) -> Iterator[Problem]:
     yield from check_problems(manifest.health)
     for number, name in enumerate(manifest.initramfs_hooks):
         hook = folder / "initramfs" / name

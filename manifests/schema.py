@@ -16,14 +16,15 @@ from typing import Any
 import msgspec
 
 from manifests.board import Board
-from manifests.package import PackageManifest
+from manifests.document import Model, as_type
+from manifests.package import PACKAGE
 from manifests.sizes import SIZE_PATTERN, Size
 from manifests.system import SystemManifest
 
 FOLDER = Path(__file__).resolve().parent / "schemas"
-MODELS: dict[str, type[msgspec.Struct]] = {
+MODELS: dict[str, Model[Any]] = {
     "board": Board,
-    "package": PackageManifest,
+    "package": PACKAGE,
     "system": SystemManifest,
 }
 _FIELD = re.compile(r"^([a-z_]+(?:, [a-z_]+)*): (.+)$")
@@ -31,13 +32,14 @@ _FIELD = re.compile(r"^([a-z_]+(?:, [a-z_]+)*): (.+)$")
 
 def schema(kind: str) -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of a kind of document: board, package or system."""
-    document = msgspec.json.schema(MODELS[kind], schema_hook=_custom)
-    structs = {model.__name__: model for model in _structs(MODELS[kind])}
+    model = as_type(MODELS[kind])
+    document = msgspec.json.schema(model, schema_hook=_custom)
+    structs = {struct.__name__: struct for struct in _structs(model)}
     for name, definition in document["$defs"].items():
-        model = structs[name]
-        documentation = inspect.getdoc(model) or ""
+        struct = structs[name]
+        documentation = inspect.getdoc(struct) or ""
         definition["description"] = documentation.partition("\n\n")[0].replace("\n", " ")
-        texts = field_texts(model)
+        texts = field_texts(struct)
         for field, field_schema in definition["properties"].items():
             if field in texts:
                 field_schema["description"] = texts[field]
@@ -77,8 +79,8 @@ def field_texts(model: type[msgspec.Struct]) -> dict[str, str]:
     return texts
 
 
-def _structs(model: type[msgspec.Struct]) -> Iterator[type[msgspec.Struct]]:
-    """The model and every struct in it."""
+def _structs(model: Any) -> Iterator[type[msgspec.Struct]]:
+    """Every struct in the model, itself included."""
     pending: list[msgspec.inspect.Type] = [msgspec.inspect.type_info(model)]
     while pending:
         kind = pending.pop()

@@ -30,8 +30,15 @@ def shape_problems(value: Value, kind: inspect.Type, path: Path = ()) -> Iterato
         case inspect.VarTupleType() if isinstance(value, list):
             if len(value) < (kind.min_length or 0):
                 yield Problem(path, "a list that is not empty", "an empty list", "add an item")
+            if kind.max_length is not None and len(value) > kind.max_length:
+                yield Problem(path, f"at most {kind.max_length} items", f"{len(value)}")
             for number, item in enumerate(value):
                 yield from shape_problems(item, kind.item_type, (*path, number))
+        case inspect.DictType() if isinstance(value, dict):
+            for key, item in value.items():
+                yield from shape_problems(item, kind.value_type, (*path, key))
+        case inspect.AnyType():
+            return
         case _:
             if not _fits(value, kind):
                 choices = [str(word) for word in _choices(kind)]
@@ -154,6 +161,8 @@ def expected_text(kind: inspect.Type) -> str:
             return listed([str(value) for value in kind.values])
         case inspect.CustomType():
             return 'a size such as "512MiB"'
+        case inspect.DictType():
+            return "a mapping"
         case inspect.StructType():
             return f"a mapping with the keys {', '.join(item.name for item in kind.fields)}"
         case inspect.VarTupleType():

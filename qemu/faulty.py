@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from manifests.catalogue import Product, load_package
+from manifests.catalogue import Product, load_system_package
 from manifests.health import ExecCheck, HealthCheck
 
 PACKAGES = Path(__file__).parent / "bad_packages"
@@ -86,6 +86,6 @@ def faulty(product: Product, name: str, version: str) -> Product:
     return replace(
         product,
         manifest=manifest,
-        packages=product.packages + tuple(load_package(path) for path in files),
+        packages=product.packages + tuple(load_system_package(path) for path in files),
         files=product.files + files,
     )

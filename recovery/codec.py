@@ -41,7 +41,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
     return document
 
 
-def build(kind: type[V], document: object, **readers: Callable[[Any], object]) -> V:
+def build(kind: type[V], document: object, /, **readers: Callable[[Any], object]) -> V:
     """The object decoded as kind, each field by its reader. Raises ValueError.
 
     Unknown and missing keys are refused, except keys whose field has a default.

@@ -213,7 +213,7 @@ class Package(Value):
     @property
     def capabilities(self) -> tuple[str, ...]:
         """Every capability that something in the package asks for, sorted."""
-        users = (*self.services, *self.programs)
+        users: tuple[Service | Program, ...] = (*self.services, *self.programs)
         return tuple(sorted({name for user in users for name in user.capabilities}))
 
 
@@ -295,7 +295,7 @@ def decode(data: bytes) -> Package:
     )
 
 
-def _reader(kind: type[Any], **readers: Any) -> Any:
+def _reader(kind: type[Any], /, **readers: Any) -> Any:
     return lambda document: codec.build(kind, document, **readers)
 
 

@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 import yaml
 
+from manifests.board import Board
 from manifests.catalogue import REPOSITORY, find, names
 from manifests.schema import FOLDER, MODELS, field_texts, schema, schema_text
 
@@ -76,5 +77,5 @@ def test_there_is_something_shipped_of_every_kind() -> None:
 
 
 def test_a_field_is_documented_by_its_own_struct_or_its_base() -> None:
-    texts = field_texts(MODELS["board"])
+    texts = field_texts(Board)
     assert texts["console"] == "device of the serial console, e.g. ttyS0."
