@@ -295,9 +295,9 @@ class Slice(_Struct, frozen=True):
     """A named piece of configuration; services find NAME.json in CONFIGURATION_DIRECTORY.
 
     name: unique in the package.
-    schema: JSON Schema of the values: an object with properties of type string,
-        integer, number, boolean or array of these; with enum, pattern, minimum,
-        maximum, minLength, maxLength, minItems, maxItems, required.
+    schema: JSON Schema of the values: an object whose properties are strings,
+        integers, numbers, booleans, arrays or objects, with the keywords that
+        `recovery.packages.slices` lists.
     defaults: values used until somebody sets others; must fit the schema.
     """
 
