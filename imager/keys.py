@@ -7,8 +7,10 @@
     DIR/tuf/root-{1,2,3}.key          private keys of the root role (threshold 2)
             {targets,snapshot,timestamp}.key
             os.key                    the delegated role that publishes images
+            publisher-NAME.key        the delegated role of a package publisher
             NAME.pem                  the public key of each
-    DIR/packages/publisher.{key,pem}  signs feature packages (fs-verity, PKCS#7)
+    DIR/packages/NAME.{key,pem}       signs images of that publisher's packages (fs-verity, PKCS#7)
+    DIR/packages/publishers.json      who may sign which packages: `imager.publishers`
 
 A private key that lives elsewhere has ``NAME.uri`` (TUF) or ``db.command``
 (Secure Boot) in place of ``NAME.key``: see `imager.signing`.
@@ -18,7 +20,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import os
 import re
 import shutil
 import tempfile
@@ -30,10 +31,11 @@ from typing import Literal
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives.asymmetric import rsa
 from securesystemslib.signer import SSlibKey
 
+from imager.keyfiles import make_certified, make_ed25519
+from imager.publishers import add_development_publisher
 from recovery.errors import ManifestError, RefusedError, SpaceError
 
 SECURE_BOOT = ("PK", "KEK", "db")
@@ -42,12 +44,7 @@ ROOT_THRESHOLD = 2
 ONLINE_ROLES = ("targets", "snapshot", "timestamp")
 DELEGATIONS = ("os",)
 
-# Firmware and kernels accept RSA-2048 everywhere; larger keys are refused by some firmware.
-_RSA_BITS = 2048
-# Firmware has no trusted clock and ignores the dates; people and tools read them.
-_CERTIFICATE_YEARS = 20
-
-_ROLE_NAME = re.compile("[a-z0-9][a-z0-9-]*")
+_ROLE_NAME = re.compile("[a-z0-9][a-z0-9_-]*")
 
 Purpose = Literal["secure-boot", "tuf", "packages"]
 
@@ -56,7 +53,7 @@ Purpose = Literal["secure-boot", "tuf", "packages"]
 class KeyInfo:
     """What may be known to everyone about one key.
 
-    role: "PK", "KEK", "db", a TUF role, or "publisher". key_id: TUF's key id,
+    role: "PK", "KEK", "db", a TUF role, or a publisher's name. key_id: TUF's key id,
     or the SHA-1 subject key identifier of a certificate, hex. fingerprint:
     SHA-256 of the certificate (DER) or of the public key (DER), hex.
     expires: end of the certificate's validity; None for bare keys, whose
@@ -77,6 +74,7 @@ class KeyInfo:
 def make_development_keys(directory: Path, delegations: Sequence[str] = DELEGATIONS) -> None:
     """Makes a complete set of new keys, unencrypted: for development, not for a fleet.
 
+    The one package publisher, `imager.publishers.DEVELOPMENT`, may sign every package.
     delegations: TUF roles besides the top-level ones. The directory appears
     whole or not at all. Raises RefusedError when it already holds something: a
     key that is overwritten is lost for good; ManifestError for an unusable role
@@ -162,55 +160,14 @@ def _make_all(directory: Path, delegations: Sequence[str]) -> None:
         for purpose in ("secure-boot", "tuf", "packages"):
             (staged / purpose).mkdir(mode=0o700)
         for name in SECURE_BOOT:
-            _make_certified(staged / "secure-boot", name, f"Orbital development {name}")
+            make_certified(staged / "secure-boot", name, f"Orbital development {name}")
         for name in (*ROOT_KEYS, *ONLINE_ROLES, *delegations):
-            _make_ed25519(staged / "tuf", name)
-        _make_certified(staged / "packages", "publisher", "Orbital development publisher")
+            make_ed25519(staged / "tuf", name)
+        add_development_publisher(staged)
         staged.rename(directory)
     except BaseException:
         shutil.rmtree(staged, ignore_errors=True)
         raise
-
-
-def _make_certified(directory: Path, name: str, subject: str) -> None:
-    key = rsa.generate_private_key(public_exponent=65537, key_size=_RSA_BITS)
-    common_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)])
-    now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(common_name)
-        .issuer_name(common_name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=365 * _CERTIFICATE_YEARS))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    _write_private(directory / f"{name}.key", key)
-    (directory / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-
-
-def _make_ed25519(directory: Path, name: str) -> None:
-    key = ed25519.Ed25519PrivateKey.generate()
-    _write_private(directory / f"{name}.key", key)
-    public = key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    (directory / f"{name}.pem").write_bytes(public)
-
-
-def _write_private(path: Path, key: rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey) -> None:
-    """Writes the key into a file that was never readable by others, not even for an instant."""
-    data = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as out:
-        out.write(data)
 
 
 def _inspect(purpose: Purpose, path: Path) -> KeyInfo:

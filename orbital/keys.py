@@ -6,6 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
+from imager import publishers
 from imager.keys import DELEGATIONS, KeyInfo, inspect_keys, make_development_keys
 from imager.repository.anchor import make_anchor
 from imager.secureboot import export_enrollment
@@ -30,6 +31,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"TUF role to make a delegation key for; may repeat (default: {DELEGATIONS[0]})",
     )
     make.set_defaults(handler=_make)
+    publisher = commands.add_parser(
+        "publisher",
+        help="add, change or remove a publisher of packages",
+        description="Says which packages a publisher may sign, and makes the keys that are not "
+        "there: a certificate for package images and a key for the TUF role publisher-NAME. For "
+        "a publisher with keys elsewhere, first copy DIR/packages/NAME.pem and "
+        "DIR/tuf/publisher-NAME.pem here. Repositories learn of it by 'orbital repository "
+        "refresh', devices by their next image.",
+    )
+    publisher.add_argument("directory", type=Path, metavar="DIR", help="of 'orbital keys make'")
+    publisher.add_argument("name", metavar="NAME", help="the publisher")
+    what = publisher.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--packages",
+        type=_patterns,
+        metavar="PATTERNS",
+        help="packages it may sign, separated by commas; * and ? as in 'wireguard,acme-*'",
+    )
+    what.add_argument("--remove", action="store_true", help="it may sign nothing any more")
+    publisher.set_defaults(handler=_publisher)
     show = commands.add_parser(
         "show",
         help="show key ids, roles, fingerprints and expiry",
@@ -56,6 +77,23 @@ def _make(args: argparse.Namespace, output: Output) -> int:
     keys = inspect_keys(args.directory)
     output.result(_document(args.directory, keys), f"{len(keys)} keys made in {args.directory}")
     return 0
+
+
+def _publisher(args: argparse.Namespace, output: Output) -> int:
+    if args.remove:
+        publishers.remove_publisher(args.directory, args.name)
+        text = f"{args.name} may sign no packages any more"
+    else:
+        publishers.add_publisher(args.directory, args.name, args.packages)
+        text = f"{args.name} may sign {', '.join(args.packages)}"
+    listed = publishers.load_publishers(args.directory) or {}
+    data = {"directory": str(args.directory), "publishers": listed}
+    output.result(data, f"{text}; run 'orbital repository refresh' with these keys")
+    return 0
+
+
+def _patterns(text: str) -> list[str]:
+    return [pattern.strip() for pattern in text.split(",") if pattern.strip()]
 
 
 def _show(args: argparse.Namespace, output: Output) -> int:
@@ -92,12 +130,12 @@ def _document(directory: Path, keys: tuple[KeyInfo, ...]) -> dict[str, object]:
 
 
 def _table(keys: tuple[KeyInfo, ...]) -> list[str]:
-    lines = [f"{'KEY':24}{'ROLE':11}{'ALGORITHM':11}{'PRIVATE':10}{'EXPIRES':12}KEY ID"]
+    lines = [f"{'KEY':28}{'ROLE':22}{'ALGORITHM':11}{'PRIVATE':10}{'EXPIRES':12}KEY ID"]
     for key in keys:
         expires = f"{key.expires:%Y-%m-%d}" if key.expires else "-"
         lines.append(
-            f"{f'{key.purpose}/{key.name}':24}{key.role:11}{key.algorithm:11}"
+            f"{f'{key.purpose}/{key.name}':28}{key.role:22}{key.algorithm:11}"
             f"{key.location:10}{expires:12}{key.key_id}"
         )
-        lines.append(f"{'':24}sha256 {key.fingerprint}")
+        lines.append(f"{'':28}sha256 {key.fingerprint}")
     return lines

@@ -18,6 +18,7 @@ from imager.cache import Cache, default_directory
 from imager.disk import build_factory_disk
 from imager.image import Workshop, build_image
 from imager.keys import make_development_keys
+from imager.publishers import add_development_publisher
 from imager.repository.anchor import ANCHOR, make_anchor, read_anchor
 from imager.repository.create import create
 from imager.repository.keyring import KeyDirectory
@@ -89,6 +90,7 @@ class Lab:
             durable.make_directory(self.keys.parent)
             make_development_keys(self.keys)
             make_anchor(self.keys)
+        add_development_publisher(self.keys)
         return self.keys
 
     def release(self, version: str, fault: str | None = None) -> Product:

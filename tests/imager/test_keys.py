@@ -25,7 +25,7 @@ from recovery.errors import ManifestError, RefusedError, SpaceError
 
 def test_every_private_key_can_be_read_by_its_owner_only(keys: Path) -> None:
     private = sorted(keys.rglob("*.key"))
-    assert len(private) == 3 + 3 + 3 + 1 + 1
+    assert len(private) == 3 + 3 + 3 + 1 + 2
     assert {path.stat().st_mode & 0o777 for path in private} == {0o600}
     assert {path.stat().st_mode & 0o777 for path in keys.iterdir()} == {0o700}
 
@@ -41,6 +41,7 @@ def test_inspection_names_roles_and_distinct_keys(keys: Path) -> None:
     assert {key.name for key in found if key.role == "root"} == set(ROOT_KEYS)
     assert {key.role for key in found} == {
         "PK", "KEK", "db", "root", "targets", "snapshot", "timestamp", "os", "publisher",
+        "publisher-publisher",
     }  # fmt: skip
     assert len({key.fingerprint for key in found}) == len(found)
     assert all(key.location == "file" for key in found)
@@ -108,7 +109,7 @@ def test_commands_print_public_facts_and_no_secret(tmp_path: Path) -> None:
         assert args.handler(args, Output(json=True, stdout=stdout, stderr=io.StringIO())) == 0
         printed = stdout.getvalue()
         document = json.loads(printed)
-        assert len(document["keys"]) == 11
+        assert len(document["keys"]) == 12
     text = io.StringIO()
     args = parser.parse_args(["show", str(directory)])
     args.handler(args, Output(stdout=text, stderr=io.StringIO()))
