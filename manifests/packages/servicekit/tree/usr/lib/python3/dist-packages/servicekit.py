@@ -26,6 +26,7 @@ from types import TracebackType
 from typing import Any
 
 _PROGRAM_SECONDS = 20
+_stopping = threading.Event()
 
 
 class ServiceError(Exception):
@@ -67,10 +68,15 @@ def write_state(name: str, text: str) -> None:
 
 
 def run(*command: str, stdin: str = "", check: bool = True) -> str:
-    """Runs a program and returns what it printed. Raises ServiceError when it fails (with check)."""
+    """Runs a program and returns what it printed. With check, raises ServiceError when it fails."""
     try:
         done = subprocess.run(
-            command, input=stdin, capture_output=True, text=True, timeout=_PROGRAM_SECONDS
+            command,
+            check=False,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=_PROGRAM_SECONDS,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ServiceError(f"cannot run {command[0]}: {error}") from error
@@ -102,17 +108,8 @@ def _notify(message: str) -> None:
 
 def until_stopped(every: float, do: Callable[[], None]) -> None:
     """Calls do every so many seconds until systemd asks the service to end (SIGTERM)."""
-    # Blocked, so that the signal waits for sigtimedwait and never interrupts a step half done.
-    wanted = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
-    seconds = int(every)
-    while os.path.exists("/") and _wait(wanted, seconds + (every - seconds)) is None:
+    while not _stopping.wait(every):
         do()
-
-
-def _wait(wanted: set[signal.Signals], seconds: float) -> int | None:
-    found = signal.sigtimedwait(wanted, seconds)
-    return found.si_signo if found else None
 
 
 class Endpoint:
@@ -180,7 +177,9 @@ def start(verbs: Mapping[str, Callable[[list[str]], None]]) -> int:
     if verb is None:
         sys.stderr.write(f"usage: {sys.argv[0]} {'|'.join(sorted(verbs))}\n")
         return 2
-    # A service stops for SIGTERM from its first instant, in good order.
+    # From the first instant on, SIGTERM lets a step finish and then ends the service in order.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: _stopping.set())
     try:
         verb(arguments)
     except ServiceError as error:
