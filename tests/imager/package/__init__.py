@@ -1,0 +1,1 @@
+"""Feature packages, built and read back for real."""
