@@ -35,6 +35,7 @@ _FOLDERS = {
     "board": Path("boards"),
     "system": Path("manifests/systems"),
     "package": Path("manifests/packages"),
+    "capabilities": Path("manifests"),
 }
 _NOT_IN_AN_IMAGE = (
     "only type system is merged into an image; the others are installed on the device "
@@ -77,7 +78,7 @@ class Product:
     @property
     def kernel_modules(self) -> tuple[str, ...]:
         """The kernel modules to keep in the image (each with what it needs), sorted."""
-        names = set(self.board.kernel.modules)
+        names = {*self.board.kernel.modules, *self.manifest.kernel_modules}
         for package in self.packages:
             names.update(package.manifest.kernel_modules)
         return tuple(sorted(names))
@@ -165,7 +166,7 @@ def load_system_package(path: Path) -> SystemSource:
 
 
 def names(kind: str, search: Sequence[Path] = (REPOSITORY,)) -> tuple[str, ...]:
-    """The names of all systems, packages or boards in the roots, sorted."""
+    """The names of all documents of a kind in the roots, sorted."""
     found: set[str] = set()
     for root in search:
         folder = root / _FOLDERS[kind]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from manifests.capabilities import load_capabilities
 from manifests.catalogue import (
     REPOSITORY,
     load_board,
@@ -42,6 +43,8 @@ def check_document(path: Path, search: Sequence[Path] = (REPOSITORY,)) -> Checke
             load_board(path)
         elif kind == "package":
             load_package(path)
+        elif kind == "capabilities":
+            load_capabilities(path)
         else:
             for board in load_system(path).boards or names("board", search):
                 load_product(str(path.resolve()), board, search)
@@ -51,12 +54,12 @@ def check_document(path: Path, search: Sequence[Path] = (REPOSITORY,)) -> Checke
 
 
 def kind_of(path: Path) -> str:
-    """board, package or system. Raises ManifestError when the document is none of them."""
+    """Which of MODELS it is. Raises ManifestError when the document is none of them."""
     value = read_document(path).value
     found = [kind for kind in MODELS if isinstance(value, dict) and kind in value]
     if len(found) != 1:
         raise ManifestError(
             f"cannot use {path}:1: expected exactly one of the keys {listed(list(MODELS))}",
-            resolution="the key that holds the document's name says what kind of document it is",
+            resolution="the first key says what kind of document it is",
         )
     return found[0]

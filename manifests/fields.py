@@ -48,6 +48,9 @@ Unit = Annotated[
     ),
 ]
 FileName = Annotated[str, matching(r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", "a file name without a path")]
+Soname = Annotated[
+    str, matching(r"^[A-Za-z0-9_.+-]+\.so(\.[0-9]+)*$", 'a library such as "libc.so.6"')
+]
 TimeOfDay = Annotated[str, matching(r"^([01][0-9]|2[0-3]):[0-5][0-9]$", 'a time such as "02:30"')]
 Url = Annotated[
     str,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 Path = tuple[str | int, ...]
@@ -35,6 +35,13 @@ def key_text(path: Path) -> str:
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return text or "the document"
+
+
+def repeated(words: Sequence[str], place: Path, noun: str = "name") -> Iterator[Problem]:
+    """A problem for each word that the list at place has already had."""
+    for number, word in enumerate(words):
+        if word in words[:number]:
+            yield Problem((*place, number), f"each {noun} once", f'"{word}" again', "remove one")
 
 
 def listed(values: Sequence[str]) -> str:

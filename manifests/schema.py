@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from manifests.board import Board
+from manifests.capabilities import Capabilities
 from manifests.document import Model, as_type
 from manifests.package import PACKAGE
 from manifests.sizes import SIZE_PATTERN, Size
@@ -24,6 +25,7 @@ from manifests.system import SystemManifest
 FOLDER = Path(__file__).resolve().parent / "schemas"
 MODELS: dict[str, Model[Any]] = {
     "board": Board,
+    "capabilities": Capabilities,
     "package": PACKAGE,
     "system": SystemManifest,
 }
@@ -31,7 +33,7 @@ _FIELD = re.compile(r"^([a-z_]+(?:, [a-z_]+)*): (.+)$")
 
 
 def schema(kind: str) -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a kind of document: board, package or system."""
+    """The JSON Schema (draft 2020-12) of a kind of document, one of MODELS."""
     model = as_type(MODELS[kind])
     document = msgspec.json.schema(model, schema_hook=_custom)
     structs = {struct.__name__: struct for struct in _structs(model)}

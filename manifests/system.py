@@ -8,11 +8,15 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from manifests.capabilities import unknown_capabilities
+from manifests.feature import CapabilityName, ProgramPath
 from manifests.fields import (
     DebianPackage,
     HostName,
     KernelArgument,
+    Module,
     Name,
+    Soname,
     Summary,
     TimeOfDay,
     Unit,
@@ -20,7 +24,7 @@ from manifests.fields import (
     Version,
 )
 from manifests.health import HealthCheck, check_problems
-from manifests.problem import Problem, listed
+from manifests.problem import Problem, listed, repeated
 from recovery import device
 
 Seconds = Annotated[int, Meta(ge=0, le=86400, extra={"expected": "seconds from 0 to 86400"})]
@@ -115,6 +119,27 @@ class Units(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mask: tuple[Unit, ...] = ()
 
 
+class FeaturePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What feature packages may do on this product.
+
+    refuse: named capabilities (see capabilities.yaml) that no package is granted.
+    """
+
+    refuse: tuple[CapabilityName, ...] = ()
+
+
+class Interface(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What images of this system promise to feature packages.
+
+    libraries: sonames that packages may link to; their symbol versions are read
+        from the image.
+    programs: interpreters and commands below /usr that packages may start.
+    """
+
+    libraries: tuple[Soname, ...] = ()
+    programs: tuple[ProgramPath, ...] = ()
+
+
 class SystemManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A product's operating system.
 
@@ -131,6 +156,10 @@ class SystemManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     update: where updates come from.
     image: the root image.
     units: systemd units to enable and to mask.
+    packages: what feature packages may do.
+    interface: what images promise to feature packages.
+    kernel_modules: kept in the image for feature packages, beside those of the
+        board and of the system packages.
     """
 
     system: Name
@@ -146,6 +175,9 @@ class SystemManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     update: Update = Update()
     image: Image = Image()
     units: Units = Units()
+    packages: FeaturePolicy = FeaturePolicy()
+    interface: Interface = Interface()
+    kernel_modules: tuple[Module, ...] = ()
 
 
 def system_problems(manifest: SystemManifest) -> Iterator[Problem]:
@@ -160,11 +192,7 @@ def system_problems(manifest: SystemManifest) -> Iterator[Problem]:
             " and ".join(chosen) or "none of them",
             "keep one of them",
         )
-    for number, name in enumerate(manifest.system_packages):
-        if name in manifest.system_packages[:number]:
-            yield Problem(
-                ("system_packages", number), "each package once", f'"{name}" again', "remove one"
-            )
+    yield from repeated(manifest.system_packages, ("system_packages",))
     for number, unit in enumerate(manifest.units.mask):
         if unit in manifest.units.enable:
             yield Problem(
@@ -173,6 +201,9 @@ def system_problems(manifest: SystemManifest) -> Iterator[Problem]:
                 f'"{unit}", which units.enable names',
                 "a masked unit cannot start; remove it from one of the lists",
             )
+    yield from unknown_capabilities(manifest.packages.refuse, ("packages", "refuse"))
+    for key in ("libraries", "programs"):
+        yield from repeated(getattr(manifest.interface, key), ("interface", key))
     yield from check_problems(manifest.health)
     yield from late_checks(manifest.health, manifest.trial)
     window = manifest.update.window
