@@ -8,13 +8,11 @@ from pathlib import Path
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
 from imager.repository import metadata
+from imager.repository.delegations import is_publisher, wanted
 from imager.repository.roles import (
-    OS_ROLE,
     ROOT_THRESHOLD,
     Keyring,
     Periods,
-    os_delegation,
-    required_keys,
     required_signers,
     top_roles,
     utc_now,
@@ -35,9 +33,11 @@ def create(
 
     root: version 1 as images already carry it; made and signed now when None.
 
-    Root and the top-level targets get version 1; the role "os" exists and
-    offers nothing. Raises RefusedError when the directory holds a repository
-    or other files, TrustError when keys are missing.
+    Root and the top-level targets get version 1; the roles "os" and, where
+    their keys are at hand, of publishers exist and offer nothing.
+
+    Raises RefusedError when the directory holds a repository or other files,
+    TrustError when keys are missing.
     """
     time = utc_now() if now is None else now
     if (directory / "metadata" / "timestamp.json").exists():
@@ -55,15 +55,17 @@ def create(
         )
     if root is None:
         root = first_root(keys, periods=periods, now=time)
-    os_keys = required_keys(keys, OS_ROLE)
-    targets = Metadata(
-        Targets(expires=periods.expires("targets", time), delegations=os_delegation(os_keys))
-    )
-    os_role = Metadata(Targets(expires=periods.expires("os", time)))
+    delegations = wanted(keys)
+    targets = Metadata(Targets(expires=periods.expires("targets", time), delegations=delegations))
     snapshot = Metadata(Snapshot(expires=periods.expires("snapshot", time)))
     timestamp = Metadata(Timestamp(expires=periods.expires("timestamp", time)))
     metadata.sign(targets, required_signers(keys, "targets"))
-    metadata.sign(os_role, required_signers(keys, OS_ROLE))
+    delegated = {}
+    for role in delegations.roles or ():
+        signers = keys.signers(role) if is_publisher(role) else required_signers(keys, role)
+        if signers:
+            delegated[role] = Metadata(Targets(expires=periods.expires(role, time)))
+            metadata.sign(delegated[role], signers)
     snapshot_signers = required_signers(keys, "snapshot")
     timestamp_signers = required_signers(keys, "timestamp")
 
@@ -72,10 +74,11 @@ def create(
     metadata.save_config(directory, periods)
     metadata.save_numbered(directory, "root", root)
     metadata.save_numbered(directory, "targets", targets)
-    metadata.save_numbered(directory, OS_ROLE, os_role)
+    for role, item in delegated.items():
+        metadata.save_numbered(directory, role, item)
     metadata.commit(
         directory,
-        metadata.MetadataSet(root, targets, os_role, snapshot, timestamp),
+        metadata.MetadataSet(root, targets, delegated, snapshot, timestamp),
         periods=periods,
         now=time,
         snapshot_signers=snapshot_signers,

@@ -9,6 +9,7 @@ from securesystemslib.signer import Signer
 from tuf.api.metadata import Key
 
 from imager.keys import load_public_key
+from imager.publishers import Publishers, load_publishers
 from imager.signing import load_tuf_signers
 from recovery.errors import ManifestError
 
@@ -39,6 +40,10 @@ class KeyDirectory:
             for suffix in (".key", ".uri")
         )
         return load_tuf_signers(self._directory, role) if any(reachable) else ()
+
+    def publishers(self) -> Publishers | None:
+        """The list of publishers. Raises ManifestError when it is not valid."""
+        return load_publishers(self._directory)
 
     def _public_files(self, role: str) -> list[Path]:
         pattern = "root-*.pem" if role == "root" else f"{role}.pem"

@@ -42,7 +42,10 @@ def roles(directory: Path) -> list[RoleState]:
     return [
         RoleState("root", current.root.signed.version, current.root.signed.expires),
         RoleState("targets", current.targets.signed.version, current.targets.signed.expires),
-        RoleState("os", current.os.signed.version, current.os.signed.expires),
+        *(
+            RoleState(name, role.signed.version, role.signed.expires)
+            for name, role in current.delegated.items()
+        ),
         RoleState("snapshot", current.snapshot.signed.version, current.snapshot.signed.expires),
         RoleState("timestamp", current.timestamp.signed.version, current.timestamp.signed.expires),
     ]

@@ -3,7 +3,7 @@
 ```
 DIR/repository.json            periods; for the publisher only, no device reads it
 DIR/metadata/N.root.json       every version ever published
-DIR/metadata/N.targets.json    N.os.json  N.snapshot.json
+DIR/metadata/N.targets.json    N.os.json  N.publisher-NAME.json  N.snapshot.json
 DIR/metadata/timestamp.json    the commit point of every publication
 DIR/targets/...                HASH.NAME of each target (consistent snapshot)
 DIR/chunks/XX/SHA256           segments, named by the digest of the stored bytes
@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from securesystemslib.signer import Signer
-from tuf.api.exceptions import RepositoryError
+from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 from tuf.api.serialization.json import JSONSerializer
 
-from imager.repository.roles import OS_ROLE, Periods
+from imager.repository.delegations import OS_ROLE, delegated_roles, is_publisher
+from imager.repository.roles import Periods
 from recovery import durable
 from recovery.errors import RefusedError, TrustError
 
@@ -42,13 +43,31 @@ SignedT = TypeVar("SignedT", Root, Timestamp, Snapshot, Targets)
 
 @dataclass
 class MetadataSet:
-    """One consistent state of the repository's metadata."""
+    """One consistent state of the repository's metadata.
+
+    delegated: roles to which targets delegates, by name. A publisher's role is
+    missing while it has signed nothing with the key that targets names.
+    """
 
     root: Metadata[Root]
     targets: Metadata[Targets]
-    os: Metadata[Targets]
+    delegated: dict[str, Metadata[Targets]]
     snapshot: Metadata[Snapshot]
     timestamp: Metadata[Timestamp]
+
+    @property
+    def os(self) -> Metadata[Targets]:
+        """The role that offers images."""
+        return self.delegated[OS_ROLE]
+
+    def next_version(self, role: str) -> int:
+        """The version that a delegated role is published with next.
+
+        The snapshot remembers roles that are delegated no more: devices have
+        seen their versions, too.
+        """
+        known = self.snapshot.signed.meta.get(f"{role}.json")
+        return known.version + 1 if known else 1
 
 
 @contextmanager
@@ -117,16 +136,39 @@ def load(directory: Path) -> MetadataSet:
         number = snapshot.signed.meta["targets.json"].version
         targets = _read(directory, f"{number}.targets.json", Targets)
         signing_root.verify_delegate("targets", targets)
-        number = snapshot.signed.meta[f"{OS_ROLE}.json"].version
-        os_role = _read(directory, f"{number}.{OS_ROLE}.json", Targets)
-        targets.verify_delegate(OS_ROLE, os_role)
+        delegated = {
+            name: role
+            for name in delegated_roles(targets.signed)
+            if (role := _load_delegated(directory, name, targets, snapshot.signed)) is not None
+        }
     except (OSError, RepositoryError, DeserializationError, ValueError, KeyError) as error:
         raise TrustError(
             f"cannot use the repository {directory}: its metadata is missing or damaged",
             details=str(error),
             resolution="restore the directory from a mirror or a backup",
         ) from error
-    return MetadataSet(root, targets, os_role, snapshot, timestamp)
+    return MetadataSet(root, targets, delegated, snapshot, timestamp)
+
+
+def _load_delegated(
+    directory: Path, name: str, targets: Metadata[Targets], snapshot: Snapshot
+) -> Metadata[Targets] | None:
+    """A delegated role; None for a publisher that has not signed with the key that counts."""
+    meta = snapshot.meta.get(f"{name}.json")
+    if meta is None:
+        if is_publisher(name):
+            return None
+        raise ValueError(f"snapshot does not name the role {name}")
+    file = f"{meta.version}.{name}.json"
+    meta.verify_length_and_hashes((directory / "metadata" / file).read_bytes())
+    role = _read(directory, file, Targets)
+    try:
+        targets.verify_delegate(name, role)
+    except UnsignedMetadataError:
+        if is_publisher(name):
+            return None
+        raise
+    return role
 
 
 def load_root(directory: Path) -> Metadata[Root]:
@@ -193,7 +235,8 @@ def commit(
     snapshot = current.snapshot.signed
     snapshot.version += 0 if first else 1
     snapshot.expires = periods.expires("snapshot", now)
-    for role, item in (("targets", current.targets), (OS_ROLE, current.os)):
+    # What is delegated no more stays: devices refuse a snapshot that forgets a role.
+    for role, item in (("targets", current.targets), *current.delegated.items()):
         path = directory / "metadata" / f"{item.signed.version}.{role}.json"
         snapshot.meta[f"{role}.json"] = _meta_file(item.signed.version, path)
     sign(current.snapshot, snapshot_signers)

@@ -13,7 +13,8 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import TargetFile
 
 from imager.repository import metadata
-from imager.repository.roles import OS_ROLE, Keyring, required_signers, utc_now
+from imager.repository.delegations import OS_ROLE
+from imager.repository.roles import Keyring, required_signers, utc_now
 from manifests.index import FORMAT, OsIndex, Release, Releases, Segment
 from manifests.versions import version_key
 from recovery import durable

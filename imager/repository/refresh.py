@@ -1,4 +1,4 @@
-"""New expiry dates, and new keys: root rotation by the standard protocol."""
+"""New expiry dates, new keys (root rotation by the standard protocol), new publishers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Targets
 
 from imager.repository import metadata
+from imager.repository.delegations import delegated_roles, is_publisher, wanted
 from imager.repository.roles import (
-    OS_ROLE,
     Keyring,
     Periods,
-    os_delegation,
-    required_keys,
     required_signers,
     top_roles,
     utc_now,
@@ -30,7 +28,7 @@ from recovery.errors import TrustError
 class Refreshed:
     """What a refresh did. signed: role and new version of everything signed anew.
 
-    warnings: roles that expire soon and whose keys are not at hand.
+    warnings: what could not be done because keys are not at hand.
     """
 
     signed: dict[str, int]
@@ -47,11 +45,16 @@ def refresh(
 ) -> Refreshed:
     """Signs snapshot and timestamp anew, and what expires within half its period.
 
+    When the key of targets is at hand, publishers become those that keys
+    lists (`imager.publishers`): who is not listed any more offers nothing from
+    then on; who has signed nothing yet, or has a new key that is not at hand,
+    offers packages from the next publication with it.
+
     rotate: replaces the keys of every role by those in keys. The new root is
     signed by the old and the new root keys, each up to their threshold;
     old_keys finds the old ones (default: keys, when only other roles change).
 
-    Write order: targets and snapshot under new numbers, then root, then
+    Write order: targets, its delegated roles and snapshot under new numbers, then root, then
     timestamp. Power cut between root and timestamp: devices refuse the
     timestamp (signed by the old key) until refresh is run again; nothing is
     lost, and it is the shortest such interval the protocol allows.
@@ -68,9 +71,9 @@ def refresh(
         if new_root is not None:
             current.root = new_root
         work.require_known_keys()
-        work.targets(rotate)
-        work.os()
-        for name, item in (("targets", current.targets), (OS_ROLE, current.os)):
+        work.delegations(rotate)
+        work.due()
+        for name, item in (("targets", current.targets), *current.delegated.items()):
             if name in work.signed:
                 metadata.save_numbered(directory, name, item)
         if new_root is not None:
@@ -140,43 +143,73 @@ class _Refresh:
                     resolution="use the repository's own keys, or rotate with --rotate",
                 )
 
-    def targets(self, rotate: bool) -> None:
-        """Signs targets anew when it is due, its key is new, or the os key is new."""
-        signed = self.current.targets.signed
-        delegations = signed.delegations
-        if rotate and delegations is not None:
-            wanted = os_delegation(required_keys(self.keys, OS_ROLE))
-            assert delegations.roles is not None and wanted.roles is not None
-            if delegations.roles[OS_ROLE].keyids != wanted.roles[OS_ROLE].keyids:
-                delegations.roles |= wanted.roles
-                used = {key for role in delegations.roles.values() for key in role.keyids}
-                delegations.keys = {
-                    key: value
-                    for key, value in (delegations.keys | wanted.keys).items()
-                    if key in used
-                }
-                self._sign_targets("targets", self.current.targets)
-                self._sign_targets(OS_ROLE, self.current.os)
-                return
-        if self._due("targets", signed.expires) or not _accepted(
-            self.current.root, "targets", self.current.targets
-        ):
-            self._sign_targets("targets", self.current.targets)
-
-    def os(self) -> None:
-        """Signs the os role anew when it is due."""
-        if OS_ROLE not in self.signed and self._due(OS_ROLE, self.current.os.signed.expires):
-            self._sign_targets(OS_ROLE, self.current.os)
-
-    def _sign_targets(self, role: str, item: Metadata[Targets]) -> None:
-        signers = self.keys.signers(role)
-        if not signers:
-            self._warn(role, item.signed.expires)
+    def delegations(self, rotate: bool) -> None:
+        """Makes targets delegate to whom keys names, and signs roles with new keys anew."""
+        current = self.current
+        old = current.targets.signed.delegations
+        new = wanted(self.keys, old, rotate=rotate)
+        if old is not None and new == old and list(new.roles or ()) == list(old.roles or ()):
             return
-        item.signed.version += 1
+        if not self._signers("targets"):
+            self.warnings.append(
+                "the repository delegates to other keys or publishers than the key directory "
+                "names, and the key of targets is not at hand: run refresh with it"
+            )
+            return
+        before = delegated_roles(current.targets.signed)
+        current.targets.signed.delegations = new
+        self._sign("targets", current.targets)
+        for name, role in delegated_roles(current.targets.signed).items():
+            if name in before and before[name].keyids == role.keyids:
+                continue
+            item = current.delegated.get(name, Metadata(Targets()))
+            if self._sign(name, item):
+                current.delegated[name] = item
+            elif is_publisher(name):
+                current.delegated.pop(name, None)
+                self.warnings.append(
+                    f"{name} offers nothing until its key has signed: publish with that key"
+                )
+            else:
+                raise TrustError(
+                    f"cannot give the role {name} a new key: it is not at hand to sign with",
+                    resolution=f"name a key directory with --keys that holds the key of {name}",
+                )
+        for name in set(before) - set(delegated_roles(current.targets.signed)):
+            current.delegated.pop(name, None)
+
+    def due(self) -> None:
+        """Signs targets and delegated roles anew when they are due or their key is new."""
+        current = self.current
+        expires = current.targets.signed.expires
+        if "targets" not in self.signed and (
+            self._due("targets", expires) or not _accepted(current.root, current.targets)
+        ):
+            self._sign_or_warn("targets", current.targets)
+        for name, item in current.delegated.items():
+            if name not in self.signed and self._due(name, item.signed.expires):
+                self._sign_or_warn(name, item)
+
+    def _sign_or_warn(self, role: str, item: Metadata[Targets]) -> None:
+        if not self._sign(role, item):
+            self._warn(role, item.signed.expires)
+
+    def _sign(self, role: str, item: Metadata[Targets]) -> bool:
+        """Signs the next version of role; False when its keys are not at hand."""
+        signers = self._signers(role)
+        if not signers:
+            return False
+        item.signed.version = self.current.next_version(role)
         item.signed.expires = self.periods.expires(role, self.now)
         metadata.sign(item, signers)
         self.signed[role] = item.signed.version
+        return True
+
+    def _signers(self, role: str) -> list[Signer]:
+        """The signers of role that devices accept; empty when they are not at hand."""
+        above = self.current.root if role == "targets" else self.current.targets
+        accepted = above.signed.get_delegated_role(role).keyids
+        return [item for item in self.keys.signers(role) if item.public_key.keyid in accepted]
 
     def _due(self, role: str, expires: datetime) -> bool:
         half = (self.periods.expires(role, self.now) - self.now) / 2
@@ -190,9 +223,9 @@ class _Refresh:
         )
 
 
-def _accepted(root: Metadata[Root], role: str, item: Metadata[Targets]) -> bool:
+def _accepted(root: Metadata[Root], targets: Metadata[Targets]) -> bool:
     try:
-        root.verify_delegate(role, item)
+        root.verify_delegate("targets", targets)
     except RepositoryError:
         return False
     return True

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from securesystemslib.signer import Signer
-from tuf.api.metadata import DelegatedRole, Delegations, Key, Role
+from tuf.api.metadata import Key, Role
 
 from recovery.errors import TrustError
 
-OS_ROLE = "os"
 TOP_ROLES = ("root", "targets", "snapshot", "timestamp")
-ROLES = (*TOP_ROLES, OS_ROLE)
-
-OS_PATHS = ("os/*/*/releases.json", "os/*/*/*/index.json", "os/*/*/*/sbom.cdx.json")
-"""What the role "os" may sign. In TUF patterns `*` stops at `/` (specification, 4.5).
-
-Feature packages get roles of their own beside it: `packages-PUBLISHER` for
-`packages/PUBLISHER/*/*`.
-"""
 
 ROOT_THRESHOLD = 2
 
@@ -35,6 +26,9 @@ class Keyring(Protocol):
     def signers(self, role: str) -> Sequence[Signer]:
         """The private keys of role that can be reached; empty when they are kept elsewhere."""
 
+    def publishers(self) -> Mapping[str, Sequence[str]] | None:
+        """Who may sign which packages (`imager.publishers`); None when it is not known here."""
+
 
 @dataclass(frozen=True)
 class Periods:
@@ -43,19 +37,21 @@ class Periods:
     timestamp bounds how long a device can be kept from hearing of updates (a
     freeze attack) and how long a stick stays usable; run `orbital repository
     refresh` well within it. snapshot and timestamp keys live where that runs;
-    the keys of targets and os are needed only when something is published or
-    within their period; root's yearly.
+    the keys of targets, os and publishers are needed only when something is
+    published or within their period; root's yearly. publisher: of every
+    publisher's role.
     """
 
     root: int = 365
     targets: int = 180
     os: int = 180
+    publisher: int = 180
     snapshot: int = 30
     timestamp: int = 14
 
     def expires(self, role: str, now: datetime) -> datetime:
         """When metadata of role signed now expires."""
-        days: int = asdict(self)[role]
+        days: int = asdict(self)[role.partition("-")[0]]
         return (now + timedelta(days=days)).replace(microsecond=0)
 
 
@@ -96,11 +92,3 @@ def top_roles(keys: Keyring) -> tuple[dict[str, Role], dict[str, Key]]:
         found |= public
         roles[role] = Role(sorted(public), threshold)
     return roles, found
-
-
-def os_delegation(keys: dict[str, Key]) -> Delegations:
-    """The delegation from targets to the OS team."""
-    role = DelegatedRole(
-        OS_ROLE, keyids=sorted(keys), threshold=1, terminating=True, paths=list(OS_PATHS)
-    )
-    return Delegations(keys=dict(keys), roles={OS_ROLE: role})

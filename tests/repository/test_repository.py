@@ -10,8 +10,9 @@ from tuf.api.metadata import DelegatedRole
 
 from imager.repository import listing, metadata
 from imager.repository.create import create
+from imager.repository.delegations import OS_PATHS
 from imager.repository.refresh import refresh
-from imager.repository.roles import OS_PATHS, Periods
+from imager.repository.roles import Periods
 from recovery.errors import ManifestError, OrbitalError, RefusedError, SpaceError, TrustError
 from tests.updater.devices import FileDevice
 from tests.updater.power import Power, PowerCut
@@ -208,7 +209,7 @@ class OnlineKeyring(MemoryKeyring):
 
     def __init__(self, other: MemoryKeyring) -> None:
         """Shares the keys of another keyring."""
-        self.keys = other.keys
+        self.keys, self.listed = other.keys, other.listed
 
     def signers(self, role: str):  # type: ignore[no-untyped-def]
         """See Keyring."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tuf.api.metadata import Key
 from imager.repository.create import create
 from imager.repository.publish import Published, publish
 from imager.repository.refresh import Refreshed, refresh
-from imager.repository.roles import ROLES, Periods
+from imager.repository.roles import TOP_ROLES, Periods
 from recovery.reporter import SilentReporter
 from tests.updater.images import BuiltImage, build_image
 
@@ -21,22 +21,32 @@ NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
 
 class MemoryKeyring:
-    """Fresh keys for every role; three for root."""
+    """Fresh keys for every role; three for root.
 
-    def __init__(self) -> None:
+    listed: publishers and the packages they may sign; None for a keyring that
+    knows nothing of publishers.
+    """
+
+    def __init__(self, listed: Mapping[str, Sequence[str]] | None = None) -> None:
         """Makes the keys."""
+        self.listed = listed
+        roles = (*TOP_ROLES, "os", *(f"publisher-{name}" for name in listed or ()))
         self.keys: dict[str, list[Signer]] = {
             role: [CryptoSigner.generate_ed25519() for _ in range(3 if role == "root" else 1)]
-            for role in ROLES
+            for role in roles
         }
 
     def public_keys(self, role: str) -> dict[str, Key]:
         """See Keyring."""
-        return {signer.public_key.keyid: signer.public_key for signer in self.keys[role]}
+        return {signer.public_key.keyid: signer.public_key for signer in self.keys.get(role, ())}
 
     def signers(self, role: str) -> Sequence[Signer]:
         """See Keyring."""
-        return self.keys[role]
+        return self.keys.get(role, ())
+
+    def publishers(self) -> Mapping[str, Sequence[str]] | None:
+        """See Keyring."""
+        return self.listed
 
 
 class Publisher:
