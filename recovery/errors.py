@@ -83,3 +83,10 @@ class SpaceError(OrbitalError):
 
     exit_code = 10
     kind = "space"
+
+
+class PackageError(OrbitalError):
+    """A change of the package set was tried, failed, and was taken back."""
+
+    exit_code = 11
+    kind = "package"

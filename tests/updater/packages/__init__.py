@@ -1,0 +1,1 @@
+"""Tests of feature packages on the device."""

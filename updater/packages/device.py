@@ -1,0 +1,79 @@
+"""The device as a change of its package set needs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from recovery.audit import Audit
+from recovery.device import DeviceConfig
+from recovery.errors import RefusedError, StateError
+from recovery.generations import Generation
+from recovery.packages.host import PackageHost
+from recovery.slots import Slot
+from recovery.state import STATE_ROOT, StateRecord, StateStore
+
+
+@dataclass(frozen=True)
+class PackageDevice:
+    """Everything that a change touches.
+
+    slot, boot_id: of this boot. root: where /run and /usr are found.
+    """
+
+    config: DeviceConfig
+    store: StateStore
+    host: PackageHost
+    slot: Slot
+    boot_id: str
+    root: Path = Path("/")
+
+    @property
+    def audit(self) -> Audit:
+        """The audit trail of this device."""
+        return Audit(self.store.root)
+
+    def committed(self, record: StateRecord) -> Generation:
+        """The committed generation, which is the one that runs.
+
+        Raises RefusedError when another slot runs, StateError when its record
+        cannot be read.
+        """
+        generation = self.store.generations.load(record.committed)
+        if generation is None:
+            raise StateError(
+                f"cannot read the record of generation {record.committed}",
+                resolution="reboot: early boot makes it again",
+            )
+        if generation.slot != self.slot:
+            raise RefusedError(
+                f"cannot change this device: slot {self.slot} runs, "
+                f"slot {generation.slot} is committed",
+                resolution="reboot into the committed slot first",
+            )
+        return generation
+
+
+def open_packages(root: Path = Path("/")) -> PackageDevice:
+    """This device. Raises StateError or ManifestError when it was not booted by Orbital, or
+    when nothing it writes would last."""
+    from recovery.packages.system import SystemHost
+
+    from recovery.boot import load_report
+    from recovery.device import load
+
+    report = load_report(root)
+    if report.volatile:
+        raise StateError(
+            "cannot change this device: its state partition could not be used at boot",
+            details="; ".join(report.notes),
+            resolution="repair the disk, then reboot",
+        )
+    return PackageDevice(
+        config=load(root),
+        store=StateStore(root / STATE_ROOT.relative_to("/")),
+        host=SystemHost(root),
+        slot=report.slot,
+        boot_id=report.boot_id,
+        root=root,
+    )
