@@ -11,7 +11,11 @@ from recovery.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from recovery.generations import Generation
     from recovery.slots import Slot
+    from recovery.state import StateRecord
 
 SLOT_FILE = "run/orbital/slot"
 REPORT_FILE = "run/orbital/boot.json"
@@ -30,7 +34,8 @@ class RunningImage(Value):
 class BootReport(Value):
     """What early boot decided; lives until the next boot.
 
-    generation: the one whose /etc is mounted. trial: it is on trial. volatile:
+    generation: the one that it chose; packages may have changed since, see
+    `running_generation`. root_hash: of its image. trial: it is on trial. volatile:
     the state partition could not be used, so nothing that is written now will
     be remembered and nothing may be installed. notes: what had to be repaired.
     """
@@ -41,6 +46,7 @@ class BootReport(Value):
     trial: bool
     volatile: bool
     notes: tuple[str, ...] = ()
+    root_hash: str = ""
 
 
 def boot_id(root: Path = Path("/")) -> str:
@@ -78,6 +84,22 @@ def running_image(root: Path = Path("/")) -> RunningImage:
     raise StateError(f"cannot use {path}: {slot!r} is not a slot")
 
 
+def running_generation(
+    report: BootReport, record: StateRecord, generations: Sequence[Generation]
+) -> int:
+    """Number of the generation that runs now: packages change without a reboot.
+
+    Among the generations of the running image, the trial if this boot is one,
+    else the committed one, else what early boot chose.
+    """
+    place = (report.slot, report.root_hash)
+    fitting = {g.number for g in generations if (g.slot, g.root_hash) == place}
+    trial = record.trial
+    if report.trial and trial is not None and trial.generation in fitting:
+        return trial.generation
+    return record.committed if record.committed in fitting else report.generation
+
+
 def load_report(root: Path = Path("/")) -> BootReport:
     """What early boot decided. Raises StateError when it is absent or damaged."""
     path = root / REPORT_FILE
@@ -91,6 +113,7 @@ def load_report(root: Path = Path("/")) -> BootReport:
             trial=codec.truth,
             volatile=codec.truth,
             notes=codec.several(codec.text),
+            root_hash=codec.text,
         )
     except (OSError, ValueError) as error:
         raise StateError(

@@ -30,6 +30,10 @@ power cut left between the two:
   entry fell back; one with neither was interrupted.
 * **Probation**: starts within it are counted before systemd runs. Too many,
   or a failed check: give up. Enough quiet uptime: it ends.
+* **Change packages**: a new generation of the same slot and image, without a
+  reboot: record the change, switch, check, then one write of the state record
+  makes it the committed one (commit point). Cut before it: the committed set
+  runs at the next boot, and the change is dropped.
 * **Roll back by hand**: an installation of the previous generation's image as
   a new generation. If that trial fails, the newer one is still committed.
 
@@ -86,7 +90,8 @@ def choose_generation(
     """Which generation the running image belongs to, and whether it may run on.
 
     Of the generations that name this slot and this root hash: the one on
-    trial, else the committed one, else the newest. now: seconds since the epoch.
+    trial, else the committed one, else the previous one, else the newest. now:
+    seconds since the epoch.
     """
     place = (image.slot, image.root_hash)
     fitting = [g.number for g in generations if (g.slot, g.root_hash) == place]
@@ -111,7 +116,9 @@ def choose_generation(
             give_up = f"crash loop: more than {probation.limit} starts within its probation"
         made = replace(record, probation=replace(counted, failure=give_up))
         return Choice(record.committed, known=True, trial=False, record=made, give_up=give_up)
-    chosen = record.committed if record.committed in fitting else fitting[-1]
+    # Not simply the newest: that may be a package set that failed.
+    trusted = [n for n in (record.committed, record.previous) if n in fitting]
+    chosen = trusted[0] if trusted and trusted[0] is not None else fitting[-1]
     return Choice(chosen, known=True, trial=False, record=None)
 
 
@@ -248,6 +255,13 @@ class Disarm(Value):
     reason: str
 
 
+class DropChange(Value):
+    """A change of packages was cut in an earlier boot; the committed set runs: forget it."""
+
+    generation: int
+    reason: str
+
+
 class Adopt(Value):
     """The state record does not know what the loader has committed: follow the loader."""
 
@@ -256,9 +270,9 @@ class Adopt(Value):
 
 
 Final = RunTrial | Settled | InProbation | Waiting | Visiting | Volatile | GiveUp | Stranded
-Repair = FinishCommit | DropTrial | FellBack | Disarm | Adopt
+Repair = FinishCommit | DropTrial | FellBack | Disarm | DropChange | Adopt
 Verdict = Final | Repair
-REPAIRS = (FinishCommit, DropTrial, FellBack, Disarm, Adopt)
+REPAIRS = (FinishCommit, DropTrial, FellBack, Disarm, DropChange, Adopt)
 
 
 def verdict_of(trial: Trial) -> str:
@@ -277,6 +291,8 @@ def assess(view: View) -> Verdict:
     record, running = view.record, view.running
     if view.volatile:
         return Volatile(running.number, "the state partition cannot be used in this boot")
+    if record.change is not None and record.change.boot_id != view.boot_id:
+        return DropChange(record.change.generation, "interrupted by a restart")
     if record.trial is not None:
         if record.trial.generation == running.number:
             return _on_trial(view, record.trial)

@@ -73,7 +73,7 @@ def start(root: Path) -> None:
     choice, generation = choose(store, image, root)
     if choice.give_up and not volatile:
         leave(store, generation, choice.give_up, notes, root)
-    layer = prepare_layer(store.root, generation.number, generation.parent)
+    layer = prepare_layer(store.root, generation.etc_layer, parent_layer(store, generation))
     etc = root / "etc"
     mounts.mount("overlay", etc, "overlay", 0, overlay_options(etc, layer))
     bind_var(state / "var", root)
@@ -84,6 +84,7 @@ def start(root: Path) -> None:
         trial=choice.trial,
         volatile=volatile,
         notes=tuple(notes),
+        root_hash=image.root_hash,
     )
     write_report(report, root)
     arm(choice, root)
@@ -228,6 +229,14 @@ def tell_recovery(
             boot_id=boot,
         )
     )
+
+
+def parent_layer(store: StateStore, generation: Generation) -> int | None:
+    """The /etc layer that the generation's own one starts from, if it has to be made."""
+    if generation.parent is None:
+        return None
+    parent = store.generations.load(generation.parent)
+    return parent.etc_layer if parent is not None else generation.parent
 
 
 def leave(

@@ -223,6 +223,17 @@ class GenerationStore:
         found = (self.load(number) for number in self.numbers())
         return tuple(generation for generation in found if generation is not None)
 
+    def _prune_layers(self, keep: Collection[int]) -> None:
+        import shutil
+
+        try:
+            names = [path.name for path in (self.root / "etc").iterdir()]
+        except FileNotFoundError:
+            return
+        for name in names:
+            if not name.isdigit() or int(name) not in keep:
+                shutil.rmtree(self.root / "etc" / name, ignore_errors=True)
+
     def numbers(self) -> tuple[int, ...]:
         """The numbers of all files, readable or not, in order: none of them is free."""
         try:
@@ -239,16 +250,13 @@ class GenerationStore:
         goes first: a power cut in between leaves a record whose layer is made
         again from its parent if it is ever booted.
         """
-        import shutil
-
         kept = [self.load(number) for number in keep]
         layers = {generation.etc_layer for generation in kept if generation is not None}
+        self._prune_layers(layers)
         removed = []
         for number in self.numbers():
             if number in keep:
                 continue
-            if number not in layers:
-                shutil.rmtree(self.root / "etc" / str(number), ignore_errors=True)
             durable.remove_file(self.directory / f"{number}.json")
             removed.append(number)
         return tuple(removed)

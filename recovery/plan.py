@@ -10,6 +10,7 @@ from __future__ import annotations
 from recovery.decide import (
     Adopt,
     Disarm,
+    DropChange,
     DropTrial,
     FellBack,
     FinishCommit,
@@ -19,7 +20,7 @@ from recovery.decide import (
 )
 from recovery.generations import Generation
 from recovery.history import Event
-from recovery.state import Attempt, Probation, Quarantine, StateRecord, Trial
+from recovery.state import Attempt, PackageChange, Probation, Quarantine, StateRecord, Trial
 from recovery.steps import (
     MarkSuccessful,
     MarkUnbootable,
@@ -57,6 +58,8 @@ def repair(
         return _committed_fell_back(verdict.generation, reason, view, now)
     if isinstance(verdict, Disarm):
         return (MarkUnbootable(verdict.slot),)
+    if isinstance(verdict, DropChange):
+        return _change_dropped(verdict, view, now)
     return _adopted(verdict, view, now)
 
 
@@ -141,6 +144,74 @@ def release(record: StateRecord, slot: Slot) -> tuple[Step, ...]:
     return (Save(replace(record, previous=None)), leave)
 
 
+def begin_change(record: StateRecord, generation: Generation, boot_id: str) -> tuple[Step, ...]:
+    """Another package set is about to be tried in the running system."""
+    change = PackageChange(generation=generation.number, boot_id=boot_id)
+    number = max(record.next_generation, generation.number + 1)
+    return (
+        WriteGeneration(generation),
+        # Cut from here on: dropped at the next boot, which runs the committed set.
+        Save(replace(record, change=change, next_generation=number)),
+    )
+
+
+def commit_change(record: StateRecord, generation: Generation, told: Event) -> tuple[Step, ...]:
+    """The tried package set works: one write makes it what the device goes back to.
+
+    A probation goes on with the new generation: it watches the image.
+    """
+    probation = record.probation
+    if probation is not None and probation.generation == record.committed:
+        probation = replace(probation, generation=generation.number)
+    names = {(entry.name, entry.version) for entry in generation.packages}
+    record = replace(
+        record,
+        committed=generation.number,
+        undo=record.committed,
+        change=None,
+        probation=probation,
+        quarantined=tuple(q for q in record.quarantined if (q.package, q.version) not in names),
+    )
+    return (Tell(told), Save(record))
+
+
+def abandon_change(
+    record: StateRecord, told: Event, blamed: tuple[Quarantine, ...] = ()
+) -> tuple[Step, ...]:
+    """The tried package set failed and the committed one runs again. blamed: not offered again."""
+    quarantined = _with_packages(record.quarantined, blamed)
+    return (Tell(told), Save(replace(record, change=None, quarantined=quarantined)))
+
+
+def revert_in_trial(
+    view: View, generation: Generation, blamed: tuple[Quarantine, ...], now: int
+) -> tuple[Step, ...]:
+    """Packages failed in a trial of the OS: the trial goes on with what they were before.
+
+    generation: of the same slot and image. Cut before the record is saved: the
+    trial is tried again with the packages that failed.
+    """
+    trial = view.record.trial
+    assert trial is not None
+    reason = "; ".join(f"{item.package} {item.version}: {item.reason}" for item in blamed)
+    told = _event("package-reverted", generation, view, reason, now)
+    record = replace(
+        view.record,
+        trial=replace(trial, generation=generation.number),
+        next_generation=max(view.record.next_generation, generation.number + 1),
+        quarantined=_with_packages(view.record.quarantined, blamed),
+    )
+    return (WriteGeneration(generation), Tell(told), Save(record))
+
+
+def _change_dropped(verdict: DropChange, view: View, now: int) -> tuple[Step, ...]:
+    dropped = view.find(verdict.generation)
+    save = Save(replace(view.record, change=None))
+    if dropped is None:
+        return (save,)
+    return (Tell(_event("interrupted", dropped, view, verdict.reason, now)), save)
+
+
 def _noted(view: View, stage: Stage, detail: str, now: int) -> StateRecord:
     """The record with this boot's attempt at the stage."""
     trial = view.record.trial
@@ -160,7 +231,7 @@ def _committed(
     assert generation is not None
     record = view.record
     before = view.find(record.committed)
-    quarantined = tuple(q for q in record.quarantined if q.version != generation.version)
+    quarantined = _without(record.quarantined, generation.version)
     by_hand = generation.origin == "rollback" and before is not None
     if by_hand and before is not None and before.version != generation.version:
         reason = f"rolled back by {generation.requested_by}"
@@ -180,6 +251,8 @@ def _committed(
                 committed=generation.number,
                 previous=record.committed if keeps_way_back else None,
                 trial=None,
+                # Generations of the other image: `previous` leads to them.
+                undo=None,
                 probation=probation if keeps_way_back and policy.probation_seconds else None,
                 quarantined=quarantined,
             )
@@ -225,7 +298,7 @@ def _committed_fell_back(number: int, reason: str, view: View, now: int) -> tupl
     """The committed generation gave up on probation: the running one is committed again."""
     failed, running = view.find(number), view.running
     assert failed is not None
-    quarantined = tuple(q for q in view.record.quarantined if q.version != running.version)
+    quarantined = _without(view.record.quarantined, running.version)
     if failed.version != running.version:
         quarantined = _with_quarantine(quarantined, failed, reason, now)
     return (
@@ -237,6 +310,7 @@ def _committed_fell_back(number: int, reason: str, view: View, now: int) -> tupl
                 view.record,
                 committed=running.number,
                 previous=None,
+                undo=None,
                 probation=None,
                 quarantined=quarantined,
             )
@@ -248,7 +322,12 @@ def _committed_fell_back(number: int, reason: str, view: View, now: int) -> tupl
 def _adopted(verdict: Adopt, view: View, now: int) -> tuple[Step, ...]:
     told = _event("state-recovered", view.running, view, verdict.reason, now)
     record = replace(
-        view.record, committed=view.running.number, previous=None, trial=None, probation=None
+        view.record,
+        committed=view.running.number,
+        previous=None,
+        undo=None,
+        trial=None,
+        probation=None,
     )
     return (Tell(told), Save(record))
 
@@ -257,7 +336,19 @@ def _with_quarantine(
     known: tuple[Quarantine, ...], failed: Generation, reason: str, now: int
 ) -> tuple[Quarantine, ...]:
     added = Quarantine(version=failed.version, reason=reason, time=now, generation=failed.number)
-    return (*(q for q in known if q.version != failed.version), added)
+    return (*_without(known, failed.version), added)
+
+
+def _with_packages(
+    known: tuple[Quarantine, ...], blamed: tuple[Quarantine, ...]
+) -> tuple[Quarantine, ...]:
+    names = {(item.package, item.version) for item in blamed}
+    return (*(q for q in known if (q.package, q.version) not in names), *blamed)
+
+
+def _without(known: tuple[Quarantine, ...], version: str) -> tuple[Quarantine, ...]:
+    """The quarantines, except that of this version of the OS."""
+    return tuple(q for q in known if q.package or q.version != version)
 
 
 def _attempts_text(trial: Trial | None) -> str:

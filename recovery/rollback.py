@@ -56,4 +56,5 @@ def request_rollback(
         tries=tries,
         boot_id=boot_id(),
         reason=reason,
+        packages=previous.packages,
     )

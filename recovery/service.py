@@ -15,11 +15,11 @@ import dataclasses
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from recovery import decide, evidence, plan, watch
-from recovery.boot import BootReport, load_report
+from recovery import blame, decide, evidence, plan, watch
+from recovery.boot import BootReport, load_report, running_generation
 from recovery.bootcontrol.open import open_boot_control
 from recovery.decide import View
 from recovery.device import DeviceConfig, HealthCheck
@@ -28,10 +28,12 @@ from recovery.early import PROBATION_FLAG, TRIAL_FLAG, say
 from recovery.errors import OrbitalError, StateError
 from recovery.generations import Generation
 from recovery.observe import view_of
+from recovery.packages.host import PackageHost
 from recovery.slots import BootControl
-from recovery.state import STATE_ROOT, Stage, StateStore
+from recovery.state import STATE_ROOT, Quarantine, Stage, StateStore
 from recovery.steps import apply
 from recovery.systemd import ServiceManager, Systemd
+from recovery.trial import next_number
 
 LOCK_WAIT_SECONDS = 60.0
 WATCH_PAUSE_SECONDS = 5.0
@@ -55,21 +57,38 @@ class Agent:
         *,
         root: Path,
         manager: ServiceManager,
+        host: PackageHost | None = None,
     ) -> None:
-        """Reads the running generation. Raises StateError when its record is lost."""
-        running = store.generations.load(report.generation)
-        if running is None:
-            raise StateError(
-                f"cannot read the record of running generation {report.generation}",
-                resolution="reboot: early boot makes it again",
-            )
+        """host: None for the device's own, made when packages are to be judged."""
         self.config = config
         self.store = store
         self.boot_control = boot_control
         self.report = report
         self.root = root
-        self.running: Generation = running
         self.manager = manager
+        self._host = host
+
+    @property
+    def running(self) -> Generation:
+        """What runs now. Raises StateError when its record is lost."""
+        record, known = self.store.load(), self.store.generations.all()
+        number = running_generation(self.report, record, known)
+        running = next((item for item in known if item.number == number), None)
+        if running is None:
+            raise StateError(
+                f"cannot read the record of running generation {number}",
+                resolution="reboot: early boot makes it again",
+            )
+        return running
+
+    @property
+    def host(self) -> PackageHost:
+        """The running system, as packages need it."""
+        if self._host is None:
+            from recovery.packages.system import SystemHost
+
+            self._host = SystemHost(self.store, self.root)
+        return self._host
 
     def view(self) -> View:
         """What is durable at this moment."""
@@ -116,10 +135,58 @@ class Agent:
         failed = run_checks(self.config.health)
         if affirm:
             return self.affirm(failed)
+        failed = failed or self.judge_packages()
         if failed:
             return self.leave(failed)
         self.note("health", "")
         return 0
+
+    def judge_packages(self) -> str:
+        """The packages of a trial: those that fail go back to what they were, in this trial.
+
+        Returns why the trial as a whole has failed, or "".
+        """
+        tries = len(self.running.packages) + 1
+        for _ in range(tries):
+            enabled = [entry.name for entry in self.running.packages if entry.enabled]
+            failures = self.host.check(enabled) if enabled else {}
+            if not failures:
+                return ""
+            if not self.revert(failures):
+                break
+        return "; ".join(f"package {name}: {why}" for name, why in sorted(failures.items()))
+
+    def revert(self, failures: Mapping[str, str]) -> bool:
+        """Takes failed packages back to the committed generation's; False if that cannot be."""
+        with self.lock("revert packages"):
+            view = self.view()
+            committed = view.find(view.record.committed)
+            if committed is None or not isinstance(decide.assess(view), decide.RunTrial):
+                return False
+            trial = view.running
+            depends = {
+                entry.name: [item.package for item in self.host.manifest(entry.digest).depends]
+                for entry in trial.packages
+            }
+            number = next_number(view.record, self.store)
+            made = blame.reverted(trial, committed, failures, depends, number)
+            if made is None:
+                return False
+            versions = {entry.name: entry.version for entry in trial.packages}
+            blamed = tuple(
+                Quarantine(versions[name], why, _now(), trial.number, name)
+                for name, why in sorted(failures.items())
+            )
+            apply(plan.revert_in_trial(view, made, blamed, _now()), self.store, self.boot_control)
+            back = [
+                entry.name for entry in made.packages if versions.get(entry.name) != entry.version
+            ]
+            for item in blamed:
+                self.manager.say(f"reverts package {item.package} {item.version}: {item.reason}")
+            self.host.stop(back)
+            self.host.activate(made)
+            self.host.start(back)
+        return True
 
     def affirm(self, failed: str) -> int:
         """A committed generation that the loader still counts: it may stop, if it is healthy."""

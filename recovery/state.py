@@ -224,9 +224,7 @@ def _quarantine(document: object) -> Quarantine:
 
 
 def _change(document: object) -> PackageChange:
-    return codec.build(
-        PackageChange, document, generation=codec.number, boot_id=codec.text
-    )
+    return codec.build(PackageChange, document, generation=codec.number, boot_id=codec.text)
 
 
 class StateStore:

@@ -21,7 +21,7 @@ import time
 
 from recovery import plan
 from recovery.errors import RefusedError
-from recovery.generations import Generation
+from recovery.generations import Generation, PackageEntry
 from recovery.history import Event
 from recovery.slots import BootControl, Slot, other_slot
 from recovery.state import StateRecord, StateStore
@@ -47,6 +47,11 @@ def require_idle(record: StateRecord) -> None:
         raise RefusedError(
             f"cannot change this device: generation {record.trial.generation} is still on trial",
             resolution="reboot to start it, or wait for its verdict: 'orbital system status'",
+        )
+    if record.change is not None:
+        raise RefusedError(
+            "cannot change this device: a change of its packages has not been finished",
+            resolution="finish it with 'orbital package gc', or reboot: it is dropped then",
         )
     if record.probation is not None:
         raise RefusedError(
@@ -81,19 +86,23 @@ def start_trial(
     tries: int,
     boot_id: str,
     reason: str = "",
+    packages: tuple[PackageEntry, ...] = (),
 ) -> Generation:
     """Makes a new generation of the image in slot and lets the loader try it next (steps 3 to 6).
 
     The caller holds the lock and has verified the slot. parent: the generation
-    whose /etc the new one starts from. Raises RefusedError as `release_slot`.
+    whose /etc and package state the new one starts from. packages: in the
+    versions that fit the image; each gets a state layer of the new generation.
+    Raises RefusedError as `release_slot`.
     """
     record = store.load()
     require_idle(record)
     if slot != _inactive_slot(store, record, boot_control):
         raise RefusedError(f"cannot try slot {slot}: it holds the committed generation")
     committed = store.generations.load(record.committed)
+    number = next_number(record, store)
     generation = Generation(
-        number=max((record.next_generation, *(n + 1 for n in store.generations.numbers()))),
+        number=number,
         slot=slot,
         system=image.system,
         version=image.version,
@@ -102,6 +111,8 @@ def start_trial(
         created=int(time.time()),
         origin=origin,
         requested_by=requested_by,
+        # Layers of its own: what services write in the trial goes with the trial.
+        packages=tuple(replace(entry, state=number) for entry in packages),
     )
     steps = plan.install(
         record,
@@ -113,6 +124,11 @@ def start_trial(
     )
     apply(steps, store, boot_control)
     return generation
+
+
+def next_number(record: StateRecord, store: StateStore) -> int:
+    """A number that no generation has or had."""
+    return max((record.next_generation, *(n + 1 for n in store.generations.numbers())))
 
 
 def cancel_trial(store: StateStore, boot_control: BootControl, *, boot_id: str) -> Generation:

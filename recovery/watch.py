@@ -23,7 +23,9 @@ def parse_services(text: str) -> dict[str, ServiceState]:
     for block in text.split("\n\n"):
         values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
         restarts = values.get("NRestarts", "")
-        if "Id" in values and restarts.isdigit():
+        # Packages have a handler of their own: their crash loops are not the image's.
+        package = values.get("Id", "").startswith("orbital.")
+        if "Id" in values and restarts.isdigit() and not package:
             failed = values.get("ActiveState") == "failed"
             services[values["Id"]] = ServiceState(int(restarts), failed)
     return services

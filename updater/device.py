@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from recovery.boot import load_report
+from recovery.boot import load_report, running_generation
 from recovery.bootcontrol.open import boot_partition, open_boot_control
 from recovery.device import DeviceConfig
 from recovery.device import load as load_config
@@ -93,15 +93,16 @@ def open_device(root: Path = Path("/")) -> Device:
             details="; ".join(report.notes),
             resolution="repair the disk, then reboot",
         )
+    store = StateStore(root / STATE_ROOT.relative_to("/"))
     return Device(
         config=config,
-        store=StateStore(root / STATE_ROOT.relative_to("/")),
+        store=store,
         boot_control=open_boot_control(config, root),
         slots={slot: find_partition(config.slots[slot], root) for slot in SLOTS},
         boot_directory=boot_partition(config, root),
         anchor=root / ANCHOR,
         boot_id=report.boot_id,
-        generation=report.generation,
+        generation=running_generation(report, store.load(), store.generations.all()),
     )
 
 

@@ -41,7 +41,7 @@ class Active(Value):
 
 
 class Activation(Value):
-    """A generation's packages, as activated in this boot; kept in /run/orbital/packages/active.json."""
+    """A generation's packages as activated in this boot (/run/orbital/packages/active.json)."""
 
     generation: int
     packages: tuple[Active, ...] = ()

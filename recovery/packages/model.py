@@ -143,7 +143,7 @@ class Required(Value):
 
 
 class Slice(Value):
-    """A named piece of configuration. schema, defaults: JSON text; see `recovery.packages.slices`."""
+    """A named piece of configuration. schema, defaults: JSON text (`recovery.packages.slices`)."""
 
     name: str
     schema: str

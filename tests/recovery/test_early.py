@@ -158,7 +158,9 @@ def test_the_first_boot_makes_generation_1_and_fills_var(fake: FakeDevice, tmp_p
     done = fake.boot("cat var/lib/gateway/seed etc/hostname; echo changed > etc/hostname")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "seed\nfactory\n"
-    assert fake.report() == BootReport("one", "a", 1, trial=False, volatile=False)
+    assert fake.report() == BootReport(
+        "one", "a", 1, trial=False, volatile=False, root_hash="hash-of-1.0"
+    )
     store = store_copy(fake, tmp_path)
     record = store.load()
     assert (record.committed, record.next_generation, record.trial) == (1, 2, None)

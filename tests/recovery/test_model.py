@@ -2,7 +2,8 @@
 
 A device is the loader's record (counting as systemd-boot does), the state
 record, the generations and what each slot holds. From the factory state every
-sequence is explored of: installing a new version (good or not), a rollback by
+sequence is explored of: installing a new version (good or not), a change of the
+package set that commits or fails, a package reverted in a trial, a rollback by
 hand, reboots, panics before and after early boot, failed health checks, crashes
 in probation, a chosen menu entry, and a power cut between any two durable
 steps of any plan. The decisions and plans are the product's own functions.
@@ -14,12 +15,14 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import TYPE_CHECKING, Literal
 
 from recovery import decide, plan
 from recovery.boot import RunningImage
 from recovery.generations import Generation
+from recovery.history import Event
 from recovery.slots import SLOTS, Slot, SlotState, other_slot
-from recovery.state import StateRecord
+from recovery.state import Quarantine, StateRecord
 from recovery.steps import (
     MarkSuccessful,
     MarkUnbootable,
@@ -32,8 +35,13 @@ from recovery.steps import (
 from recovery.value import replace as with_fields
 from tests.recovery.builders import POLICY, generation
 
+if TYPE_CHECKING:
+    from recovery.history import EventKind
+
 JUNK = "junk"
 MAX_GENERATIONS = 3  # two changes of the factory image: a, b, a again
+MAX_PACKAGE_CHANGES = 1
+MAX_REVERTS = 1
 
 
 @dataclass(frozen=True)
@@ -143,6 +151,8 @@ def power_off(device: Device) -> Device:
     if trial is not None:
         attempts = tuple(with_fields(item, boot_id="past") for item in trial.attempts)
         record = with_fields(record, trial=with_fields(trial, armed_boot="past", attempts=attempts))
+    if record.change is not None:
+        record = with_fields(record, change=with_fields(record.change, boot_id="past"))
     return replace(device, record=record, running=None)
 
 
@@ -229,9 +239,15 @@ def changes(device: Device) -> Iterator[Device]:
     if record.trial is not None or record.probation is not None:
         return
     number = max(record.next_generation, *(g.number + 1 for g in device.generations))
-    if number > MAX_GENERATIONS or device.running != record.committed:
+    if device.running != record.committed:
         return
     running = device.find(record.committed)
+    done = sum(g.origin == "package" for g in device.generations)
+    reverts = sum(event == "package-reverted" for event, _ in device.told)
+    if done < MAX_PACKAGE_CHANGES:
+        yield from package_changes(device, number)
+    if number - done - reverts > MAX_GENERATIONS:
+        return
     slot = other_slot(running.slot)
     made = generation(number, slot, parent=running.number)
     for state in prefixes(device, plan.release(record, slot)):
@@ -252,6 +268,34 @@ def changes(device: Device) -> Iterator[Device]:
         yield from prefixes(device, steps)
 
 
+def package_changes(device: Device, number: int) -> Iterator[Device]:
+    """Another package set in the running system: committed, or found bad and taken back."""
+    old = device.find(device.record.committed)
+    made = with_fields(old, number=number, origin="package", parent=old.number, etc=old.etc_layer)
+    trying = prefixes(device, plan.begin_change(device.record, made, "now"))
+    yield from trying
+    record = trying[-1].record
+    yield from prefixes(trying[-1], plan.commit_change(record, made, told("changed", made)))
+    blamed = (Quarantine("1.0", "unhealthy", 0, number, "vpn"),)
+    steps = plan.abandon_change(record, told("restored", made), blamed)
+    yield from prefixes(trying[-1], steps)
+
+
+def told(outcome: Literal["changed", "restored"], about: Generation) -> Event:
+    kind: EventKind = "packages-changed" if outcome == "changed" else "packages-restored"
+    return Event(kind, about.number, "", "", about.slot, "", "tester", 0, "now")
+
+
+def package_reverted(device: Device) -> list[Device]:
+    """In a trial of the OS, a package fails and goes back: cuts, and the trial that goes on."""
+    view = device.view()
+    number = view.record.next_generation
+    made = with_fields(view.running, number=number, parent=view.record.committed)
+    blamed = (Quarantine("2.0", "unhealthy", 0, view.running.number, "vpn"),)
+    states = prefixes(device, plan.revert_in_trial(view, made, blamed, 0))
+    return [*states[:-1], replace(states[-1], running=number)]
+
+
 def successors(device: Device, by_hand: bool) -> Iterator[Device]:
     """Every durable state that one boot can leave behind. by_hand: any entry may be chosen."""
     for chosen in (None, *(device.ranking()[1:] if by_hand else [])):
@@ -264,8 +308,14 @@ def successors(device: Device, by_hand: bool) -> Iterator[Device]:
         yield userspace  # died after early boot
         cuts, quiet, verdict = settled(userspace)
         yield from cuts
-        for healthy in (True, False):
-            cuts, alive = judged(quiet, verdict, healthy)
+        starts = [quiet]
+        reverts = sum(event == "package-reverted" for event, _ in quiet.told)
+        if isinstance(verdict, decide.RunTrial) and reverts < MAX_REVERTS:
+            reverting = package_reverted(quiet)
+            yield from reverting
+            starts.append(reverting[-1])
+        for start, healthy in ((s, h) for s in starts for h in (True, False)):
+            cuts, alive = judged(start, verdict, healthy)
             yield from cuts
             if alive is not None:
                 yield from changes(alive)
@@ -335,6 +385,13 @@ def check_safety(device: Device) -> None:
     for slot in bootable:
         assert device.content(slot) != JUNK, "a half-written slot has a boot entry"
     assert record.referenced() <= numbers, "the record names a generation that does not exist"
+    failed = {n for event, n in device.told if event in ("packages-restored", "interrupted")}
+    changed = {g.number for g in device.generations if g.origin == "package"}
+    trusted = {record.committed, record.previous, record.undo}
+    assert not failed & changed & trusted, "a package set that failed is trusted"
+    if record.undo is not None:
+        undo = device.find(record.undo)
+        assert (undo.slot, undo.version) == (committed.slot, committed.version)
     assert record.next_generation > max(
         record.committed, record.previous or 0, record.trial.generation if record.trial else 0
     )
@@ -349,6 +406,7 @@ def test_every_reachable_state_is_safe_and_comes_to_rest() -> None:
         rest = quiet_after(device, boots=12)
         assert rest.record.trial is None
         assert rest.record.probation is None
+        assert rest.record.change is None
         assert rest.running == rest.record.committed
         trial = device.record.trial
         if trial is not None:
