@@ -17,7 +17,7 @@ from manifests.document import load_document
 from manifests.feature import CapabilityName
 from manifests.fields import Summary, matching
 from manifests.problem import Path as Place
-from manifests.problem import Problem, suggestion
+from manifests.problem import Problem, repeated, suggestion, unknown
 from recovery.packages import capabilities as device
 
 FILE = Path(__file__).resolve().parent / "capabilities.yaml"
@@ -133,12 +133,9 @@ def known_capabilities() -> Capabilities:
 
 def capabilities_problems(document: Capabilities) -> Iterator[Problem]:
     """What is wrong with a document whose values have the right types."""
+    yield from repeated(document.names, ("capabilities",), "capability", "name")
     for number, item in enumerate(document.capabilities):
         place: Place = ("capabilities", number)
-        if item.name in document.names[:number]:
-            yield Problem(
-                (*place, "name"), "each capability once", f'"{item.name}" again', "rename one"
-            )
         for at, name in enumerate(item.linux):
             if name not in LINUX:
                 yield Problem(
@@ -160,15 +157,9 @@ def capabilities_problems(document: Capabilities) -> Iterator[Problem]:
 
 def unknown_capabilities(names: tuple[str, ...], place: Place) -> Iterator[Problem]:
     """A problem for each name that capabilities.yaml does not have. place: of the list."""
-    known = known_capabilities().names
+    expected = "a capability of manifests/capabilities.yaml"
     for number, name in enumerate(names):
-        if name not in known:
-            yield Problem(
-                (*place, number),
-                "a capability of manifests/capabilities.yaml",
-                f'"{name}"',
-                f"{suggestion(name, known)}known: {', '.join(known)}",
-            )
+        yield from unknown(name, known_capabilities().names, (*place, number), expected)
 
 
 def device_policy(document: Capabilities, refused: tuple[str, ...]) -> device.Policy:

@@ -214,7 +214,8 @@ def _package_files(
         found = [file for folder in folders if (file := folder / name / "package.yaml").is_file()]
         files.extend(found[:1])
         if not found:
-            known = sorted({file.parent.name for folder in folders for file in _packages(folder)})
+            files_known = [file for folder in folders for file in _packages(folder)]
+            known = sorted({file.parent.name for file in files_known if _says_system(file)})
             problems.append(
                 Problem(
                     ("system_packages", number),
@@ -248,6 +249,15 @@ def _system_packages(system_file: Path, files: Sequence[Path]) -> tuple[SystemSo
 
 def _type(source: PackageSource) -> str:
     return str(source.manifest.__struct_config__.tag)
+
+
+def _says_system(file: Path) -> bool:
+    """Whether a package.yaml has type system, as far as it can be read."""
+    try:
+        value = read_document(file).value
+    except ManifestError:
+        return False
+    return isinstance(value, dict) and value.get("type") == "system"
 
 
 def _packages(folder: Path) -> list[Path]:

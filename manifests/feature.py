@@ -41,6 +41,7 @@ UsrPath = Annotated[
 ]
 SourcePath = Annotated[str, matching(r"^[^/].*$", "a path relative to the manifest's folder")]
 Argument = Annotated[str, Meta(extra={"expected": "a program argument"})]
+Line = Annotated[str, matching(r"^[^\x00-\x1f\x7f]*$", "one line of text")]
 Seconds = Annotated[int, Meta(ge=0, le=86400, extra={"expected": "seconds from 0 to 86400"})]
 Positive = Annotated[int, Meta(ge=1, le=3600, extra={"expected": "a number from 1 to 3600"})]
 Tasks = Annotated[int, Meta(ge=1, le=4096, extra={"expected": "a number from 1 to 4096"})]
@@ -205,7 +206,7 @@ class Service(_Struct, frozen=True):
     name: Name
     command: Command
     health: Health
-    summary: str = ""
+    summary: Line = ""
     kind: Literal["simple", "notify", "bus", "oneshot"] = "simple"
     capabilities: tuple[CapabilityName, ...] = ()
     restart: RestartPolicy = RestartPolicy()
@@ -232,7 +233,7 @@ class Program(_Struct, frozen=True):
 
     name: Name
     command: Command
-    summary: str = ""
+    summary: Line = ""
     capabilities: tuple[CapabilityName, ...] = ()
     state_of: Name | None = None
 

@@ -37,11 +37,21 @@ def key_text(path: Path) -> str:
     return text or "the document"
 
 
-def repeated(words: Sequence[str], place: Path, noun: str = "name") -> Iterator[Problem]:
-    """A problem for each word that the list at place has already had."""
+def repeated(
+    words: Sequence[str], place: Path, noun: str = "name", key: str | None = None
+) -> Iterator[Problem]:
+    """A problem for each word that came before. place: of the list; key: in its items."""
     for number, word in enumerate(words):
         if word in words[:number]:
-            yield Problem((*place, number), f"each {noun} once", f'"{word}" again', "remove one")
+            where = (*place, number) if key is None else (*place, number, key)
+            yield Problem(where, f"each {noun} once", f'"{word}" again', "remove or rename one")
+
+
+def unknown(word: str, known: Sequence[str], place: Path, expected: str) -> Iterator[Problem]:
+    """A problem when word is none of the known ones, with the closest of them."""
+    if word not in known:
+        names = ", ".join(dict.fromkeys(known)) or "none"
+        yield Problem(place, expected, f'"{word}"', f"{suggestion(word, known)}known: {names}")
 
 
 def listed(values: Sequence[str]) -> str:

@@ -7,9 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from manifests.catalogue import REPOSITORY, find, load_package, load_product, names
+from manifests.catalogue import (
+    REPOSITORY,
+    find,
+    load_package,
+    load_product,
+    load_system_package,
+    names,
+)
 from manifests.checking import check_document
 from manifests.convert import device_config
+from manifests.package import SystemSource
 from recovery import device
 from recovery.errors import ManifestError
 
@@ -38,6 +46,12 @@ def gateway(root: Path) -> Path:
     return root / "manifests/systems/gateway.yaml"
 
 
+def system_packages() -> list[SystemSource]:
+    """All shipped packages of type system."""
+    sources = [load_package(find("package", name)) for name in names("package")]
+    return [source for source in sources if isinstance(source, SystemSource)]
+
+
 def test_the_reference_product_loads_with_its_packages_in_order() -> None:
     product = load_product("gateway", "qemu-x86_64")
     assert product.name == "gateway_1.0_qemu-x86_64"
@@ -52,15 +66,13 @@ def test_the_reference_product_loads_with_its_packages_in_order() -> None:
 
 def test_every_enabled_unit_of_a_package_with_files_exists_in_it_or_in_debian() -> None:
     debian = {"systemd-networkd.service"}
-    for name in names("package"):
-        package = load_package(find("package", name))
+    for package in system_packages():
         own = {path.name for path in package.folder.rglob("systemd/system/*")}
         assert set(package.manifest.enable) <= own | debian
 
 
 def test_every_program_that_a_check_runs_is_in_the_package() -> None:
-    for name in names("package"):
-        package = load_package(find("package", name))
+    for package in system_packages():
         for check in package.manifest.health:
             command = getattr(check, "command", None)
             if command and package.tree:
@@ -91,6 +103,58 @@ def test_an_unknown_package_is_named_with_its_place_and_a_suggestion(root: Path)
         'got "routin"'
     )
     assert caught.value.resolution == 'did you mean "routing"? known: interface-manager, routing'
+
+
+def test_only_system_packages_become_part_of_an_image(root: Path) -> None:
+    folder = root / "manifests/packages/extra"
+    folder.mkdir()
+    text = 'package: extra\nversion: "1"\ntype: feature\nsummary: More\npublisher: one\n'
+    (folder / "package.yaml").write_text(text, encoding="utf-8")
+    path = edit(gateway(root), "  - routing\n", "  - extra\n")
+    with pytest.raises(ManifestError) as caught:
+        load_product("gateway", "qemu-x86_64", [root])
+    line = path.read_text(encoding="utf-8").splitlines().index("  - extra") + 1
+    assert caught.value.brief == (
+        f"cannot use {path}:{line}: system_packages[1]: expected a package of type system, "
+        'got "extra", which has type feature'
+    )
+    assert "orbital package install" in caught.value.resolution
+
+
+def test_modules_for_feature_packages_are_kept_beside_the_boards(root: Path) -> None:
+    text = gateway(root).read_text(encoding="utf-8")
+    gateway(root).write_text(
+        text.split("\nkernel_modules:")[0] + "\nkernel_modules: [mac80211_hwsim]\n",
+        encoding="utf-8",
+    )
+    modules = load_product("gateway", "qemu-x86_64", [root]).kernel_modules
+    assert {"mac80211_hwsim", "nft_masq", "virtio_net"} <= set(modules)
+
+
+@pytest.mark.parametrize(
+    ("more", "brief"),
+    [
+        ("packages: {refuse: [net.tunel]}",
+         "packages.refuse[0]: expected a capability of manifests/capabilities.yaml"),
+        ("packages: {refuse: [tunnel]}",
+         'packages.refuse[0]: expected a capability such as "net.client"'),
+        ("interface: {libraries: [libc]}",
+         'interface.libraries[0]: expected a library such as "libc.so.6", got "libc"'),
+        ("interface: {libraries: [libc.so.6, libc.so.6]}",
+         'interface.libraries[1]: expected each name once, got "libc.so.6" again'),
+        ("interface: {programs: [/bin/sh]}",
+         "interface.programs[0]: expected the full path of a program below /usr"),
+    ],
+)  # fmt: skip
+def test_what_a_system_promises_and_refuses_is_checked(root: Path, more: str, brief: str) -> None:
+    manifest = gateway(root)
+    key = more.partition(":")[0]
+    text = manifest.read_text(encoding="utf-8")
+    kept = [part for part in text.split("\n\n") if not part.startswith(f"{key}:")]
+    manifest.write_text("\n\n".join([*kept, more]) + "\n", encoding="utf-8")
+    with pytest.raises(ManifestError) as caught:
+        load_product("gateway", "qemu-x86_64", [root])
+    assert brief in caught.value.brief
 
 
 def test_a_board_that_the_system_is_not_made_for_is_refused(root: Path) -> None:
@@ -181,7 +245,7 @@ def test_hooks_for_the_initramfs_exist_and_can_run(
         with pytest.raises(ManifestError, match=rf"initramfs_hooks\[0\]: .*{message}"):
             load_package(path)
     else:
-        assert load_package(path).hooks == (folder / "initramfs/probe",)
+        assert load_system_package(path).hooks == (folder / "initramfs/probe",)
 
 
 def test_a_name_that_differs_from_the_folder_is_refused(root: Path) -> None:
@@ -202,7 +266,9 @@ def test_checking_a_system_finds_a_mistake_in_its_package(root: Path) -> None:
     error = check_document(gateway(root), [root]).error
     assert error is not None
     assert "routing/package.yaml" in error.brief
-    assert error.resolution == 'did you mean "system"? allowed values: system'
+    assert (
+        error.resolution == 'did you mean "system"? allowed values: system, feature, library, suite'
+    )
 
 
 def test_a_document_of_no_kind_is_refused(tmp_path: Path) -> None:
@@ -211,7 +277,8 @@ def test_a_document_of_no_kind_is_refused(tmp_path: Path) -> None:
     error = check_document(path).error
     assert error is not None
     assert error.brief == (
-        f"cannot use {path}:1: expected exactly one of the keys board, package or system"
+        f"cannot use {path}:1: expected exactly one of the keys board, capabilities, package "
+        "or system"
     )
 
 

@@ -231,8 +231,8 @@ def test_a_mistake_is_named_with_line_key_expectation_and_fix(
          "tag:yaml.org,2002:python/name:os.system"),
         ("a: b: c", "F:1: expected well-formed YAML, got an error (mapping values are not "
          "allowed here)"),
-        ("", "F:1: expected a mapping with the keys package, version, summary, debian_packages, "
-         "enable, kernel_modules, initramfs_hooks, health, got nothing"),
+        ("", "F:1: expected a mapping with the keys package, version, summary, publisher, "
+         "debian_packages, enable, kernel_modules, initramfs_hooks, health, got nothing"),
         ("a: 1\n" + "b" * MAX_BYTES, "F: it is larger than 256 KiB"),
     ],
 )  # fmt: skip

@@ -57,4 +57,15 @@ def test_a_bad_board_and_a_good_one_are_both_reported(tmp_path: Path) -> None:
 
 def test_a_schema_is_printed() -> None:
     assert orbital("manifest", "schema", "board").stdout == schema_text("board")
-    assert orbital("manifest", "schema").stdout.split() == ["board", "package", "system"]
+    assert orbital("manifest", "schema").stdout.split() == [
+        "board", "capabilities", "package", "system",
+    ]  # fmt: skip
+
+
+def test_the_documentation_of_capabilities_is_printed_and_is_what_is_shipped() -> None:
+    shipped = (REPOSITORY / "docs/capabilities.md").read_text(encoding="utf-8")
+    assert orbital("manifest", "capabilities").stdout == shipped, (
+        "run: orbital manifest capabilities --write"
+    )
+    document = json.loads(orbital("manifest", "capabilities", "--json").stdout)
+    assert "net.client" in [item["name"] for item in document["capabilities"]]
