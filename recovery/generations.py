@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from typing import Literal
 
-    from recovery.slots import Slot
-
     from recovery.packages.model import Kind
+    from recovery.slots import Slot
 
     Origin = Literal["factory", "update", "rollback", "package"]
 else:

@@ -192,7 +192,9 @@ def test_a_trial_gets_its_parents_etc_and_cannot_change_it(
     )
     assert trial.returncode == 0, trial.stderr
     assert trial.stdout == "2.0\nmine\n7:8 600\nowner\n"
-    assert fake.report() == BootReport("two", "b", 2, trial=True, volatile=False)
+    assert fake.report() == BootReport(
+        "two", "b", 2, trial=True, volatile=False, root_hash="hash-of-2.0"
+    )
     assert (fake.root / "run/orbital/trial").exists()
     timer = (fake.root / "run/systemd/system/orbital-deadline.timer").read_text()
     assert f"OnBootSec={CONFIG.trial.deadline_seconds}\n" in timer
