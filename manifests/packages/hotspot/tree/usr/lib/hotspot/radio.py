@@ -57,6 +57,8 @@ def hostapd_configuration(radio: Radio) -> str:
         [
             f"interface={radio.interface}",
             "driver=nl80211",
+            # Standard output only, which is the service's log.
+            "logger_syslog=0",
             # As hex, so that no character has a meaning of its own.
             f"ssid2={radio.ssid.encode().hex()}",
             "hw_mode=g",

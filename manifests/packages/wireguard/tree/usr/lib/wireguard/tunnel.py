@@ -243,7 +243,7 @@ def _route(tunnel: Tunnel) -> None:
 
 
 def _remove(tunnel: Tunnel) -> None:
-    """Takes the interface, and with it its routes, and the filter's table away, if they are there."""
+    """Takes the interface (and its routes) and the table of the filter away, if they are there."""
     run("ip", "link", "delete", tunnel.interface, check=False)
     run("nft", "destroy table inet wireguard", check=False)
 

@@ -1,0 +1,2 @@
+# The word, in the first version of this library.
+greeting() { echo "hello from libgreet 1"; }
