@@ -5,8 +5,7 @@
     KEYS/tuf/publisher-NAME.pem            public key of the TUF role that offers packages
 
 publishers.json: ``{"format": 1, "publishers": {"acme": {"packages": ["acme-*"]}}}``.
-A pattern is the name of a package, in which ``*`` stands for any text and
-``?`` for one character.
+A pattern is the name of a package, in which ``*`` stands for any text.
 
 The list of the key directory is what counts: `imager.repository.refresh` makes
 the repository's delegations agree with it, `orbital image build` copies it.
@@ -31,7 +30,7 @@ DEVELOPMENT = "publisher"
 """The publisher of development keys, who may sign every package."""
 
 _NAME = re.compile("[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
-_PATTERN = re.compile("[a-z0-9*?][a-z0-9_*?-]{0,62}")
+_PATTERN = re.compile("[a-z0-9*][a-z0-9_*-]{0,62}")
 
 Publishers = dict[str, tuple[str, ...]]
 """Patterns of the packages that each publisher may sign, by the publisher's name."""
@@ -171,5 +170,5 @@ def _check(name: str, patterns: Sequence[str]) -> None:
         if not _PATTERN.fullmatch(pattern):
             raise ManifestError(
                 f"cannot use {pattern!r} as a pattern of package names",
-                resolution="use lower case letters, digits, -, _, * and ?",
+                resolution="use lower case letters, digits, -, _ and *",
             )

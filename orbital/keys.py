@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--packages",
         type=_patterns,
         metavar="PATTERNS",
-        help="packages it may sign, separated by commas; * and ? as in 'wireguard,acme-*'",
+        help="packages it may sign, separated by commas, such as 'wireguard,acme-*'",
     )
     what.add_argument("--remove", action="store_true", help="it may sign nothing any more")
     publisher.set_defaults(handler=_publisher)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
 
+from imager.cache import Cache, default_directory
+from imager.package.opk import SUFFIX
 from imager.repository import listing
 from imager.repository.anchor import read_anchor, write_anchor
 from imager.repository.create import create
 from imager.repository.keyring import KeyDirectory
 from imager.repository.metadata import newest_root
-from imager.repository.publish import publish
+from imager.repository.packages import intake
+from imager.repository.publish import Published, PublishedPackage, publish, withdraw
 from imager.repository.refresh import refresh
 from imager.repository.roles import Periods
+from imager.tools import prepare_tools
 from orbital.output import Output, amount
 
 _ABOUT = """\
@@ -33,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "init",
         help="create an empty repository",
         description="Creates an empty repository: root (threshold 2), targets, snapshot, "
-        "timestamp and the delegated role os.",
+        "timestamp and the delegated roles: os, and one for each publisher of packages.",
     )
     _directory_and_keys(init)
     defaults = Periods()
@@ -49,13 +54,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     add = commands.add_parser(
         "publish",
-        help="offer built images to devices",
-        description="Publishes build directories (of 'orbital image build') in one step: "
-        "devices see all of them or none.",
+        help="offer built images and packages to devices",
+        description="Publishes build directories (of 'orbital image build') and package files (of "
+        "'orbital package build') in one step: devices see all of them or none. KEYS must hold "
+        "the keys of snapshot and timestamp, of os for images, and of a package's publisher.",
     )
     _directory_and_keys(add)
-    add.add_argument("build", type=Path, nargs="+", metavar="BUILD", help="a build directory")
-    add.add_argument("--summary", default="", help="one line about the release, for people")
+    add.add_argument(
+        "build", type=Path, nargs="+", metavar="BUILD", help="a build directory or a .opk file"
+    )
+    add.add_argument("--summary", default="", help="one line about the images, for people")
     add.add_argument(
         "--allow-downgrade-from",
         action="append",
@@ -66,19 +74,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add.set_defaults(handler=_publish)
 
+    take_back = commands.add_parser(
+        "withdraw",
+        help="take a version of a package off the offer",
+        description="Withdraws a version of a package: no device installs it any more. Devices "
+        "that have it keep it, until their next update finds something better.",
+    )
+    _directory_and_keys(take_back)
+    take_back.add_argument("package", metavar="NAME", help="the package")
+    take_back.add_argument("version", metavar="VERSION", help="the version")
+    take_back.set_defaults(handler=_withdraw)
+
     show = commands.add_parser(
         "list",
         help="show what is on offer and when metadata expires",
-        description="Lists the published versions, and each role's version and expiry.",
+        description="Lists published images and packages, and each role's version and expiry.",
     )
     show.add_argument("directory", type=Path, metavar="DIR", help="the repository")
     show.set_defaults(handler=_list)
 
     renew = commands.add_parser(
         "refresh",
-        help="renew expiry dates, or rotate keys",
+        help="renew expiry dates, take over publishers, or rotate keys",
         description="Signs timestamp and snapshot anew, and everything else that expires within "
-        "half its period and whose keys are at hand.",
+        "half its period and whose keys are at hand. With the key of targets, the publishers of "
+        "packages become those of KEYS (see 'orbital keys publisher').",
     )
     _directory_and_keys(renew)
     renew.add_argument(
@@ -125,25 +145,62 @@ def _init(args: argparse.Namespace, output: Output) -> int:
 
 
 def _publish(args: argparse.Namespace, output: Output) -> int:
+    take_in = None
+    if any(path.suffix == SUFFIX for path in args.build):
+        cache = Cache(default_directory(), output.reporter)
+        take_in = intake(args.keys, cache, prepare_tools(cache))
     done = publish(
         args.directory,
         args.build,
         KeyDirectory(args.keys),
         reporter=output.reporter,
+        intake=take_in,
         summary=args.summary,
         downgrade_from=args.allow_downgrade_from,
     )
     lines = [
-        f"published {item.system} {item.version} for {item.board}: "
-        f"{item.new_chunks} new chunks, {amount(item.new_bytes)}"
-        for item in done
+        f"published {item.system} {item.version} for {item.board}: {_added(item)}"
+        for item in done.images
     ]
-    output.result({"published": [asdict(item) for item in done]}, "\n".join(lines))
+    lines += [
+        f"published {item.package} {item.version} ({item.architecture}) of {item.publisher}: "
+        f"{_added(item)}"
+        for item in done.packages
+    ]
+    _warn(done.warnings, output)
+    data = {
+        "published": [asdict(item) for item in done.images],
+        "packages": [asdict(item) for item in done.packages],
+        "warnings": list(done.warnings),
+    }
+    output.result(data, "\n".join(lines))
+    return 0
+
+
+def _added(item: Published | PublishedPackage) -> str:
+    return f"{item.new_chunks} new chunks, {amount(item.new_bytes)}"
+
+
+def _warn(warnings: Iterable[str], output: Output) -> None:
+    for warning in warnings:
+        output.reporter.message(f"warning: {warning}")
+
+
+def _withdraw(args: argparse.Namespace, output: Output) -> int:
+    done = withdraw(args.directory, args.package, args.version, KeyDirectory(args.keys))
+    _warn(done.warnings, output)
+    data = {
+        "package": args.package,
+        "version": args.version,
+        "warnings": list(done.warnings),
+    }
+    output.result(data, f"withdrew {args.package} {args.version}")
     return 0
 
 
 def _list(args: argparse.Namespace, output: Output) -> int:
     offers = listing.offers(args.directory)
+    packages = listing.packages(args.directory)
     roles = listing.roles(args.directory)
     lines = [
         f"{offer.system} {offer.version} for {offer.board}: {amount(offer.fetch_bytes)} to fetch"
@@ -153,13 +210,20 @@ def _list(args: argparse.Namespace, output: Output) -> int:
         )
         + (f": {offer.summary}" if offer.summary else "")
         for offer in offers
-    ] or ["nothing is published"]
+    ]
+    lines += [
+        f"{item.package} {item.version} ({item.kind}, {item.architecture}) of {item.publisher}: "
+        f"{amount(item.fetch_bytes)} to fetch: {item.summary}"
+        for item in packages
+    ]
+    lines = lines or ["nothing is published"]
     lines += [
         f"{role.role} version {role.version}, expires {role.expires:%Y-%m-%d %H:%M} UTC"
         for role in roles
     ]
     data = {
         "offers": [asdict(offer) for offer in offers],
+        "packages": [asdict(item) for item in packages],
         "roles": [
             {**asdict(role), "expires": role.expires.strftime("%Y-%m-%dT%H:%M:%SZ")}
             for role in roles
@@ -180,8 +244,7 @@ def _refresh(args: argparse.Namespace, output: Output) -> int:
         # Images built with these keys from now on start from the new root: devices
         # that already have it could not follow a chain that begins at another version 1.
         write_anchor(args.keys, newest_root(args.directory))
-    for warning in done.warnings:
-        output.reporter.message(f"warning: {warning}")
+    _warn(done.warnings, output)
     signed = ", ".join(f"{role} {version}" for role, version in done.signed.items())
     output.result({"signed": done.signed, "warnings": list(done.warnings)}, f"signed {signed}")
     return 0

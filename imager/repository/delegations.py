@@ -41,7 +41,7 @@ def ordered(publishers: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     """
 
     def letters(pattern: str) -> int:
-        return sum(letter not in "*?" for letter in pattern)
+        return sum(letter != "*" for letter in pattern)
 
     return tuple(sorted(publishers, key=lambda name: (-min(map(letters, publishers[name])), name)))
 

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-import msgspec
-
 from imager.repository import metadata
-from imager.repository.publish import read_releases, read_target
-from manifests.index import OsIndex
+from imager.repository.images import read_indexes
+from imager.repository.releases import read_all
 
 
 @dataclass(frozen=True)
@@ -22,6 +20,22 @@ class Offer:
     version: str
     summary: str
     downgrade_from: tuple[str, ...]
+    built: int
+    image_bytes: int
+    fetch_bytes: int
+
+
+@dataclass(frozen=True)
+class PackageOffer:
+    """One published release of a package. fetch_bytes: what a device with nothing downloads."""
+
+    package: str
+    version: str
+    architecture: str
+    kind: str
+    publisher: str
+    summary: str
+    digest: str
     built: int
     image_bytes: int
     fetch_bytes: int
@@ -57,25 +71,39 @@ def offers(directory: Path) -> list[Offer]:
     Raises TrustError when the metadata or an index is damaged.
     """
     targets = metadata.load(directory).os.signed.targets
-    found = []
-    for path in sorted(targets):
-        base, _, name = path.rpartition("/")
-        if name != "releases.json":
-            continue
-        _, system, board = base.split("/")
-        for release in read_releases(directory, targets, base):
-            data = read_target(directory, targets[f"{base}/{release.version}/index.json"])
-            index = msgspec.json.decode(data, type=OsIndex)
-            found.append(
-                Offer(
-                    system=system,
-                    board=board,
-                    version=release.version,
-                    summary=release.summary,
-                    downgrade_from=release.downgrade_from,
-                    built=index.built,
-                    image_bytes=index.root.stream.size,
-                    fetch_bytes=index.root.stream.stored_size + index.boot.stream.stored_size,
-                )
-            )
-    return found
+    return [
+        Offer(
+            system=index.system,
+            board=index.board,
+            version=release.version,
+            summary=release.summary,
+            downgrade_from=release.downgrade_from,
+            built=index.built,
+            image_bytes=index.root.stream.size,
+            fetch_bytes=index.root.stream.stored_size + index.boot.stream.stored_size,
+        )
+        for index, release in read_indexes(directory, targets)
+    ]
+
+
+def packages(directory: Path) -> list[PackageOffer]:
+    """Every published release of every package, by name, oldest first.
+
+    Raises TrustError when the metadata or a document is damaged.
+    """
+    return [
+        PackageOffer(
+            package=name,
+            version=release.version,
+            architecture=release.architecture,
+            kind=release.kind,
+            publisher=item.publisher,
+            summary=release.summary,
+            digest=release.digest,
+            built=release.built,
+            image_bytes=release.stream.size,
+            fetch_bytes=release.stream.stored_size,
+        )
+        for name, item in read_all(directory, metadata.load(directory)).items()
+        for release in item.releases
+    ]

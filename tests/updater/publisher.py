@@ -70,7 +70,7 @@ class Publisher:
 
     def publish(
         self, *images: BuiltImage, downgrade_from: Sequence[str] = (), summary: str = ""
-    ) -> list[Published]:
+    ) -> tuple[Published, ...]:
         """Publishes images."""
         return publish(
             self.repository,
@@ -80,7 +80,7 @@ class Publisher:
             downgrade_from=downgrade_from,
             summary=summary,
             now=self.now,
-        )
+        ).images
 
     def release(self, version: str, downgrade_from: Sequence[str] = ()) -> BuiltImage:
         """Builds and publishes an image."""
