@@ -4,8 +4,12 @@
 /usr/lib/orbital/trust/root.json     the trust anchor: in the image, held by dm-verity
 /state/orbital/tuf/seen.json         highest versions seen (updater.seen)
                   /timestamp.json    cache of verified metadata; may be lost or torn
-                  /snapshot.json  targets.json  os.json
+                  /snapshot.json  targets.json  os.json  publisher-NAME.json
 ```
+
+Snapshot names the version and digest of every role, so one refresh binds them
+all: a role is fetched when one of its targets is asked for, and can then be
+neither older than what this device has seen nor of another moment.
 
 The state partition is not trusted: every run starts at the image's root and
 follows the chain of published roots from there. Cached metadata counts only
@@ -20,6 +24,7 @@ older than seen.json, which is harmless: it is only ever compared upwards.
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -27,7 +32,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tuf.api import exceptions
-from tuf.api.metadata import Metadata, Root, Snapshot, Timestamp
+from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from recovery import durable
@@ -36,8 +41,9 @@ from updater import seen as seen_record
 from updater.seen import Seen
 from updater.source import NotFoundError, Source
 
-OS_ROLE = "os"
-_CACHED = ("timestamp.json", "snapshot.json", "targets.json", f"{OS_ROLE}.json")
+_TOP = ("timestamp.json", "snapshot.json", "targets.json")
+# Names of delegated roles are data of the repository: only such become files beside seen.json.
+_DELEGATED = re.compile(r"(os|publisher-[a-z0-9_-]{1,63})\.json")
 _LARGEST = 8 << 20
 
 
@@ -65,14 +71,16 @@ class TrustedRepository:
         # metadata expires, so a clock that is too far ahead never becomes it.
         self._clock = max(int(now), built, self._seen.time)
         self._late = self._clock > int(now)
+        self._targets = Targets()
+        self._kept: set[str] = set()
         durable.make_directory(directory)
         durable.remove_leftovers(directory)
         self._scratch = Path(tempfile.mkdtemp(prefix="orbital-tuf."))
         try:
             shutil.copyfile(anchor, self._scratch / "root.json")
-            for name in _CACHED:
-                if (directory / name).is_file():
-                    shutil.copyfile(directory / name, self._scratch / name)
+            for path in directory.iterdir():
+                if path.name in _TOP or _DELEGATED.fullmatch(path.name):
+                    shutil.copyfile(path, self._scratch / path.name)
             self._client = _Client(self._scratch, _SourceFetcher(source), self._clock)
         except (OSError, exceptions.RepositoryError) as error:
             self.close()
@@ -100,34 +108,65 @@ class TrustedRepository:
         Raises TrustError when it is wrongly signed, expired, replayed or
         inconsistent; FetchError when it cannot be read. Nothing is remembered then.
         """
-        with _plain_errors(self._source.name, self._clock, self._late):
+        with self._plain_errors():
             self._client.refresh()
-            # Loads the role that offers images (lazy in python-tuf), so that
-            # it is checked and remembered with the others.
-            self._client.get_targetinfo("os/-/-/releases.json")
             new = self._versions()
+            file = str(self._scratch / "targets.json")
+            self._targets = Metadata[Targets].from_file(file).signed
         advanced = seen_record.advance(self._seen, new)
         if advanced != self._seen:
             seen_record.save(self._directory / "seen.json", advanced)
             self._seen = advanced
-        for name in _CACHED:
-            fresh = (self._scratch / name).read_bytes()
-            kept = self._directory / name
-            if not kept.is_file() or kept.read_bytes() != fresh:
-                durable.replace_file(kept, fresh)
+        for name in _TOP:
+            self._keep(name)
+        for path in self._directory.glob("publisher-*.json"):
+            if path.stem not in new.targets:
+                durable.remove_file(path)
 
     def target(self, path: str) -> bytes | None:
         """A verified target's bytes, or None when the repository does not offer it.
 
-        Raises TrustError when the bytes are not what was signed, FetchError
-        when they cannot be read.
+        Raises TrustError when the bytes, or the role that names them, are not
+        what was signed, FetchError when they cannot be read.
         """
-        with _plain_errors(self._source.name, self._clock, self._late):
-            info = self._client.get_targetinfo(path)
+        with self._plain_errors():
+            role = self.role_of(path)
+            info = self._client.get_targetinfo(path) if role else None
+            if role and _DELEGATED.fullmatch(f"{role}.json"):
+                self._keep(f"{role}.json")
             if info is None:
                 return None
             file = self._client.download_target(info, str(self._scratch / "target"))
             return Path(file).read_bytes()
+
+    def role_of(self, path: str) -> str | None:
+        """The role that alone decides about a target; None when nobody does.
+
+        It is the first one that fits. A role that snapshot does not name has
+        signed nothing yet: it offers nothing.
+        """
+        targets = self._targets
+        if path in targets.targets or targets.delegations is None:
+            return "targets"
+        for role, terminating in targets.delegations.get_roles_for_target(path):
+            if not terminating:
+                with self._plain_errors():
+                    raise exceptions.RepositoryError(f"the delegation to {role} is not terminating")
+            return role if role in self._seen.targets else None
+        return None
+
+    def _keep(self, name: str) -> None:
+        """Makes a verified file durable in the cache, once."""
+        if name in self._kept:
+            return
+        fresh = (self._scratch / name).read_bytes()
+        kept = self._directory / name
+        if not kept.is_file() or kept.read_bytes() != fresh:
+            durable.replace_file(kept, fresh)
+        self._kept.add(name)
+
+    def _plain_errors(self) -> _plain_errors:
+        return _plain_errors(self._source.name, self._clock, self._late)
 
     def _versions(self) -> Seen:
         """The versions of what was verified, read through the public API."""
