@@ -29,8 +29,6 @@ if TYPE_CHECKING:
         "probation-passed",
         "probation-failed",
         "state-recovered",
-        "packages-changed",
-        "packages-restored",
         "package-reverted",
     ]
 else:
@@ -46,8 +44,6 @@ EVENTS = (
     "probation-passed",
     "probation-failed",  # unhealthy after its commit and nothing to go back to
     "state-recovered",  # the state record was lost or damaged and has been made again
-    "packages-changed",  # another package set was tried in the running system, and committed
-    "packages-restored",  # another package set was tried and failed; the one before runs again
     "package-reverted",  # one package of an OS trial failed; the trial went on without its update
 )
 

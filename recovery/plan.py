@@ -7,6 +7,7 @@ that makes the outcome final. `now`: seconds since the epoch.
 
 from __future__ import annotations
 
+from recovery.change import with_packages
 from recovery.decide import (
     Adopt,
     Disarm,
@@ -20,7 +21,7 @@ from recovery.decide import (
 )
 from recovery.generations import Generation
 from recovery.history import Event
-from recovery.state import Attempt, PackageChange, Probation, Quarantine, StateRecord, Trial
+from recovery.state import Attempt, Probation, Quarantine, StateRecord, Trial
 from recovery.steps import (
     MarkSuccessful,
     MarkUnbootable,
@@ -144,45 +145,6 @@ def release(record: StateRecord, slot: Slot) -> tuple[Step, ...]:
     return (Save(replace(record, previous=None)), leave)
 
 
-def begin_change(record: StateRecord, generation: Generation, boot_id: str) -> tuple[Step, ...]:
-    """Another package set is about to be tried in the running system."""
-    change = PackageChange(generation=generation.number, boot_id=boot_id)
-    number = max(record.next_generation, generation.number + 1)
-    return (
-        WriteGeneration(generation),
-        # Cut from here on: dropped at the next boot, which runs the committed set.
-        Save(replace(record, change=change, next_generation=number)),
-    )
-
-
-def commit_change(record: StateRecord, generation: Generation, told: Event) -> tuple[Step, ...]:
-    """The tried package set works: one write makes it what the device goes back to.
-
-    A probation goes on with the new generation: it watches the image.
-    """
-    probation = record.probation
-    if probation is not None and probation.generation == record.committed:
-        probation = replace(probation, generation=generation.number)
-    names = {(entry.name, entry.version) for entry in generation.packages}
-    record = replace(
-        record,
-        committed=generation.number,
-        undo=record.committed,
-        change=None,
-        probation=probation,
-        quarantined=tuple(q for q in record.quarantined if (q.package, q.version) not in names),
-    )
-    return (Tell(told), Save(record))
-
-
-def abandon_change(
-    record: StateRecord, told: Event, blamed: tuple[Quarantine, ...] = ()
-) -> tuple[Step, ...]:
-    """The tried package set failed and the committed one runs again. blamed: not offered again."""
-    quarantined = _with_packages(record.quarantined, blamed)
-    return (Tell(told), Save(replace(record, change=None, quarantined=quarantined)))
-
-
 def revert_in_trial(
     view: View, generation: Generation, blamed: tuple[Quarantine, ...], now: int
 ) -> tuple[Step, ...]:
@@ -199,7 +161,7 @@ def revert_in_trial(
         view.record,
         trial=replace(trial, generation=generation.number),
         next_generation=max(view.record.next_generation, generation.number + 1),
-        quarantined=_with_packages(view.record.quarantined, blamed),
+        quarantined=with_packages(view.record.quarantined, blamed),
     )
     return (WriteGeneration(generation), Tell(told), Save(record))
 
@@ -337,13 +299,6 @@ def _with_quarantine(
 ) -> tuple[Quarantine, ...]:
     added = Quarantine(version=failed.version, reason=reason, time=now, generation=failed.number)
     return (*_without(known, failed.version), added)
-
-
-def _with_packages(
-    known: tuple[Quarantine, ...], blamed: tuple[Quarantine, ...]
-) -> tuple[Quarantine, ...]:
-    names = {(item.package, item.version) for item in blamed}
-    return (*(q for q in known if (q.package, q.version) not in names), *blamed)
 
 
 def _without(known: tuple[Quarantine, ...], version: str) -> tuple[Quarantine, ...]:

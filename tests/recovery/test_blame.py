@@ -9,11 +9,17 @@ from tests.recovery.builders import generation
 
 
 def entry(name: str, version: str, **more: object) -> PackageEntry:
-    settings: dict[str, object] = {"kind": "feature", "uid": 50000, "state": 5} | more
-    digest = f"{name}-{version}"
-    return PackageEntry(
-        name=name, version=version, digest=digest, installed=1, updated=2, **settings
+    plain = PackageEntry(
+        name=name,
+        version=version,
+        kind="feature",
+        digest=f"{name}-{version}",
+        uid=50000,
+        state=5,
+        installed=1,
+        updated=2,
     )
+    return replace(plain, **more)
 
 
 def updated(name: str, *, fits: bool = True) -> PackageEntry:

@@ -17,7 +17,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
-from recovery import decide, plan
+import pytest
+
+from recovery import change, decide, plan
 from recovery.boot import RunningImage
 from recovery.generations import Generation
 from recovery.history import Event
@@ -39,9 +41,23 @@ if TYPE_CHECKING:
     from recovery.history import EventKind
 
 JUNK = "junk"
-MAX_GENERATIONS = 3  # two changes of the factory image: a, b, a again
-MAX_PACKAGE_CHANGES = 1
-MAX_REVERTS = 1
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much happens in a device's life. generations: factory's included.
+
+    by_hand: any entry may be chosen in the loader's menu.
+    """
+
+    generations: int = 3  # two changes of the factory image: a, b, a again
+    package_changes: int = 0
+    reverts: int = 0
+    by_hand: bool = True
+
+
+IMAGES = Limits()
+PACKAGES = Limits(generations=2, package_changes=2, reverts=1, by_hand=False)
 
 
 @dataclass(frozen=True)
@@ -233,8 +249,8 @@ def judged(
     return [], device
 
 
-def changes(device: Device) -> Iterator[Device]:
-    """An installation or a rollback by hand on a quiet, running device, cut anywhere or whole."""
+def changes(device: Device, limits: Limits = IMAGES) -> Iterator[Device]:
+    """An installation, a rollback by hand or a change of packages, cut anywhere or whole."""
     record = device.record
     if record.trial is not None or record.probation is not None:
         return
@@ -244,9 +260,9 @@ def changes(device: Device) -> Iterator[Device]:
     running = device.find(record.committed)
     done = sum(g.origin == "package" for g in device.generations)
     reverts = sum(event == "package-reverted" for event, _ in device.told)
-    if done < MAX_PACKAGE_CHANGES:
+    if done < limits.package_changes:
         yield from package_changes(device, number)
-    if number - done - reverts > MAX_GENERATIONS:
+    if number - done - reverts > limits.generations:
         return
     slot = other_slot(running.slot)
     made = generation(number, slot, parent=running.number)
@@ -272,12 +288,14 @@ def package_changes(device: Device, number: int) -> Iterator[Device]:
     """Another package set in the running system: committed, or found bad and taken back."""
     old = device.find(device.record.committed)
     made = with_fields(old, number=number, origin="package", parent=old.number, etc=old.etc_layer)
-    trying = prefixes(device, plan.begin_change(device.record, made, "now"))
+    begun = change.begun(device.record, made, "now")
+    trying = prefixes(device, (WriteGeneration(made), Save(begun)))
     yield from trying
-    record = trying[-1].record
-    yield from prefixes(trying[-1], plan.commit_change(record, made, told("changed", made)))
+    tells = Tell(told("changed", made))
+    steps: tuple[Step, ...] = (Save(change.committed(begun, made)), tells)
+    yield from prefixes(trying[-1], steps)
     blamed = (Quarantine("1.0", "unhealthy", 0, number, "vpn"),)
-    steps = plan.abandon_change(record, told("restored", made), blamed)
+    steps = (Save(change.abandoned(begun, blamed)), Tell(told("restored", made)))
     yield from prefixes(trying[-1], steps)
 
 
@@ -296,9 +314,9 @@ def package_reverted(device: Device) -> list[Device]:
     return [*states[:-1], replace(states[-1], running=number)]
 
 
-def successors(device: Device, by_hand: bool) -> Iterator[Device]:
-    """Every durable state that one boot can leave behind. by_hand: any entry may be chosen."""
-    for chosen in (None, *(device.ranking()[1:] if by_hand else [])):
+def successors(device: Device, limits: Limits) -> Iterator[Device]:
+    """Every durable state that one boot can leave behind."""
+    for chosen in (None, *(device.ranking()[1:] if limits.by_hand else [])):
         running = started(device, chosen)
         yield running  # panic, hang or corrupt root: nothing of ours ran
         cuts, userspace = early(running)
@@ -310,7 +328,7 @@ def successors(device: Device, by_hand: bool) -> Iterator[Device]:
         yield from cuts
         starts = [quiet]
         reverts = sum(event == "package-reverted" for event, _ in quiet.told)
-        if isinstance(verdict, decide.RunTrial) and reverts < MAX_REVERTS:
+        if isinstance(verdict, decide.RunTrial) and reverts < limits.reverts:
             reverting = package_reverted(quiet)
             yield from reverting
             starts.append(reverting[-1])
@@ -318,15 +336,15 @@ def successors(device: Device, by_hand: bool) -> Iterator[Device]:
             cuts, alive = judged(start, verdict, healthy)
             yield from cuts
             if alive is not None:
-                yield from changes(alive)
+                yield from changes(alive, limits)
 
 
 @cache
-def explore(by_hand: bool = True) -> tuple[set[Device], int]:
+def explore(limits: Limits = IMAGES) -> tuple[set[Device], int]:
     """All reachable powered-off states, and the number of transitions."""
     seen, queue, transitions = {FACTORY}, deque([FACTORY]), 0
     while queue:
-        for left in successors(queue.popleft(), by_hand):
+        for left in successors(queue.popleft(), limits):
             transitions += 1
             device = normal(power_off(left))
             if device not in seen:
@@ -397,8 +415,9 @@ def check_safety(device: Device) -> None:
     )
 
 
-def test_every_reachable_state_is_safe_and_comes_to_rest() -> None:
-    states, transitions = explore()
+@pytest.mark.parametrize("limits", [IMAGES, PACKAGES], ids=["images", "packages"])
+def test_every_reachable_state_is_safe_and_comes_to_rest(limits: Limits) -> None:
+    states, transitions = explore(limits)
     interesting: dict[str, int] = {}
     for device in states:
         check_safety(device)
@@ -418,7 +437,9 @@ def test_every_reachable_state_is_safe_and_comes_to_rest() -> None:
                 interesting["a healthy candidate is reached"] = (
                     interesting.get("a healthy candidate is reached", 0) + 1
                 )
-                assert rest.record.committed == tried.number, "a healthy candidate was not reached"
+                assert rest.running == rest.record.committed == tried.number, (
+                    "a healthy candidate was not reached"
+                )
                 # The same trial, panicking: back on the committed one, quarantined.
                 bad = quiet_after(device, boots=12, panics=frozenset({tried.version}))
                 assert bad.record.committed == device.record.committed
@@ -453,7 +474,7 @@ def test_a_version_that_failed_is_never_started_again_by_itself() -> None:
 def test_every_trial_is_told_exactly_one_end() -> None:
     ends = {"committed", "rolled-back", "fell-back", "interrupted"}
     """Unless a person starts an entry from the loader's menu after its end was told."""
-    for device in explore(by_hand=False)[0]:
+    for device in explore(Limits(by_hand=False))[0]:
         rest = quiet_after(device, boots=12)
         for kept in rest.generations:
             if ("installed", kept.number) in rest.told:
