@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -291,16 +291,15 @@ def package_changes(device: Device, number: int) -> Iterator[Device]:
     begun = change.begun(device.record, made, "now")
     trying = prefixes(device, (WriteGeneration(made), Save(begun)))
     yield from trying
-    tells = Tell(told("changed", made))
+    tells = Tell(told("committed", made))
     steps: tuple[Step, ...] = (Save(change.committed(begun, made)), tells)
     yield from prefixes(trying[-1], steps)
     blamed = (Quarantine("1.0", "unhealthy", 0, number, "vpn"),)
-    steps = (Save(change.abandoned(begun, blamed)), Tell(told("restored", made)))
+    steps = (Save(change.abandoned(begun, blamed)), Tell(told("rolled-back", made)))
     yield from prefixes(trying[-1], steps)
 
 
-def told(outcome: Literal["changed", "restored"], about: Generation) -> Event:
-    kind: EventKind = "packages-changed" if outcome == "changed" else "packages-restored"
+def told(kind: EventKind, about: Generation) -> Event:
     return Event(kind, about.number, "", "", about.slot, "", "tester", 0, "now")
 
 
@@ -403,7 +402,7 @@ def check_safety(device: Device) -> None:
     for slot in bootable:
         assert device.content(slot) != JUNK, "a half-written slot has a boot entry"
     assert record.referenced() <= numbers, "the record names a generation that does not exist"
-    failed = {n for event, n in device.told if event in ("packages-restored", "interrupted")}
+    failed = {n for event, n in device.told if event in ("rolled-back", "interrupted")}
     changed = {g.number for g in device.generations if g.origin == "package"}
     trusted = {record.committed, record.previous, record.undo}
     assert not failed & changed & trusted, "a package set that failed is trusted"
