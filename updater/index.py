@@ -18,8 +18,8 @@ LARGEST_SEGMENT = 16 << 20
 """Bytes of a segment that a device is willing to hold in memory."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+SHA256_TEXT = "64 lowercase hex digits"
 _SALT = re.compile(r"([0-9a-f]{2}){0,256}")
-_SHA256_TEXT = "64 lowercase hex digits"
 
 
 def decode_releases(data: bytes) -> Releases:
@@ -27,9 +27,9 @@ def decode_releases(data: bytes) -> Releases:
     try:
         releases = msgspec.json.decode(data, type=Releases)
     except msgspec.MsgspecError as error:
-        raise _invalid("releases.json", str(error)) from error
+        raise invalid("releases.json", str(error)) from error
     if releases.format != FORMAT:
-        raise _invalid("releases.json", f"its format is {releases.format}, expected {FORMAT}")
+        raise invalid("releases.json", f"its format is {releases.format}, expected {FORMAT}")
     return releases
 
 
@@ -38,10 +38,10 @@ def decode_index(data: bytes) -> OsIndex:
     try:
         index = msgspec.json.decode(data, type=OsIndex)
     except msgspec.MsgspecError as error:
-        raise _invalid("index.json", str(error)) from error
+        raise invalid("index.json", str(error)) from error
     problem = _problem(index)
     if problem:
-        raise _invalid("index.json", problem)
+        raise invalid("index.json", problem)
     return index
 
 
@@ -50,8 +50,8 @@ def _problem(index: OsIndex) -> str:
     root = index.root
     if index.format != FORMAT:
         return f"its format is {index.format}, expected {FORMAT}"
-    if not _SHA256.fullmatch(root.root_hash):
-        return f"root_hash is not {_SHA256_TEXT}"
+    if not is_sha256(root.root_hash):
+        return f"root_hash is not {SHA256_TEXT}"
     if not _SALT.fullmatch(root.salt):
         return "salt is not at most 256 bytes in lowercase hex"
     if root.hash_offset <= 0 or root.hash_offset % verity.BLOCK:
@@ -61,14 +61,19 @@ def _problem(index: OsIndex) -> str:
         return f"the root image has {root.stream.size} bytes, its hash tree ends at {needed}"
     if root.stream.size % verity.BLOCK or root.stream.segment_size % verity.BLOCK:
         return f"the root image is not cut into multiples of {verity.BLOCK} bytes"
-    return _stream_problem("root", root.stream) or _stream_problem("boot", index.boot.stream)
+    return stream_problem("root", root.stream) or stream_problem("boot", index.boot.stream)
 
 
-def _stream_problem(name: str, stream: Stream) -> str:
+def is_sha256(text: str) -> bool:
+    """Whether text is a digest as our documents write it."""
+    return _SHA256.fullmatch(text) is not None
+
+
+def stream_problem(name: str, stream: Stream) -> str:
     """The first thing that is wrong with a stream, or nothing."""
     if not 0 < stream.segment_size <= LARGEST_SEGMENT:
         return f"{name}: segment_size {stream.segment_size} is not from 1 to {LARGEST_SEGMENT}"
-    if stream.size <= 0 or not _SHA256.fullmatch(stream.sha256):
+    if stream.size <= 0 or not is_sha256(stream.sha256):
         return f"{name}: size or sha256 is not valid"
     if len(stream.segments) != -(-stream.size // stream.segment_size):
         return f"{name}: {len(stream.segments)} segments cannot make {stream.size} bytes"
@@ -80,12 +85,13 @@ def _stream_problem(name: str, stream: Stream) -> str:
         # zstd never makes data longer than this (ZSTD_compressBound).
         if not 0 < segment.stored_size <= size + size // 128 + 1024:
             return f"{name}: segment {number} cannot have {segment.stored_size} stored bytes"
-        if not (_SHA256.fullmatch(segment.sha256) and _SHA256.fullmatch(segment.stored_sha256)):
-            return f"{name}: a digest of segment {number} is not {_SHA256_TEXT}"
+        if not (is_sha256(segment.sha256) and is_sha256(segment.stored_sha256)):
+            return f"{name}: a digest of segment {number} is not {SHA256_TEXT}"
     return ""
 
 
-def _invalid(name: str, details: str) -> ManifestError:
+def invalid(name: str, details: str) -> ManifestError:
+    """The error for a signed document that makes no sense."""
     return ManifestError(
         f"cannot use {name}: it is signed and not valid",
         details=details,

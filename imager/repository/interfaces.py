@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from imager.package.interfaces import interface_findings
+from imager.package.opk import read_opk, write_opk
+from imager.repository.chunks import write_stream
 from imager.repository.packages import Incoming
 from manifests.package_index import PackageRelease
 from manifests.versions import version_key
+from recovery.errors import RefusedError
 
 
 def previous_release(
@@ -25,9 +31,23 @@ def previous_release(
 def refuse_broken_interfaces(
     directory: Path, before: Sequence[PackageRelease], new: Incoming
 ) -> None:
-    """Compares what the package provides with its newest published version below it.
+    """Compares what the package provides with the newest version published before it.
 
-    Raises RefusedError when a definition changed in a way that breaks callers
-    and the interface's MAJOR did not, or its version went down.
+    The definitions lie in the images, so that one is put together again from
+    its chunks. Raises RefusedError when something breaks callers without a new
+    MAJOR, TrustError when the repository's chunks are damaged.
     """
-    previous_release(before, new.release)
+    previous = previous_release(before, new.release)
+    if previous is None or not previous.provides or not new.release.provides:
+        return
+    with tempfile.TemporaryDirectory(prefix="orbital-publish.") as folder:
+        image, file = Path(folder) / "image", Path(folder) / "previous.opk"
+        write_stream(directory, previous.stream, image)
+        write_opk(image, base64.b64decode(previous.signature), file)
+        findings = list(interface_findings(new.package, new.opk.tree, read_opk(file)))
+    if findings:
+        raise RefusedError(
+            f"cannot publish {new.name}: its interfaces break those of {previous.version}",
+            details="\n".join(map(str, sorted(set(findings)))),
+            resolution="undo the change, or give the interface a new MAJOR",
+        )
