@@ -7,6 +7,7 @@ tar file, so nothing has to be mounted, chowned or cleaned up by us.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,6 +48,16 @@ _UNREACHABLE = (
     "does not have a Release file",
 )
 
+# Of apt's downloads in one folder of the tar, the same facts as above; names come as arguments.
+ARCHIVES = "archives"
+_DOWNLOAD = (
+    'mkdir "$1"/' + ARCHIVES + ' && cd "$1"/' + ARCHIVES + " && "
+    'APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get download {names} && '
+    "for deb in *.deb; do printf '%s\\t%s\\n' \"$(dpkg-deb --show --showformat="
+    "'${{Package}}\\t${{Version}}\\t${{Architecture}}\\t${{source:Package}}' \"$deb\")\" "
+    '"$(sha256sum < "$deb" | cut -d" " -f1)"; done > "$1"/' + LOCK_MEMBER
+)
+
 Variant = Literal["essential", "extract"]
 
 
@@ -70,19 +81,8 @@ def bootstrap(
     Raises FetchError when the mirror cannot be reached, SpaceError when the
     disk is full, ToolError when mmdebstrap is missing or fails.
     """
-    if shutil.which("mmdebstrap") is None:
-        raise ToolError(
-            "cannot fetch Debian packages: mmdebstrap is missing",
-            resolution="install it: apt-get install mmdebstrap",
-        )
     command = [
-        "mmdebstrap",
-        f"--variant={variant}",
-        f"--mode={'root' if os.geteuid() == 0 else 'unshare'}",
-        "--format=tar",
-        f"--architectures={architecture}",
-        '--aptopt=Apt::Install-Recommends "false"',
-        '--aptopt=Acquire::Languages "none"',
+        *_common(variant, architecture),
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED),
         # Essential packages are there after the extraction, the others in the end.
         f"--extract-hook={_RECORD}",
@@ -92,6 +92,54 @@ def bootstrap(
         str(output),
         *mirror.sources(release),
     ]
+    _run(command, output, epoch, mirror, packages)
+
+
+def download(
+    packages: Sequence[str],
+    output: Path,
+    *,
+    mirror: Mirror,
+    epoch: int,
+    architecture: str = "amd64",
+    release: str = RELEASE,
+) -> None:
+    """Writes a tar with the archives of just these packages, without what they depend on.
+
+    They are `ARCHIVES`/*.deb, checked by apt and not unpacked; `packages.lock`
+    is as of `bootstrap`, and so are the errors.
+    """
+    names = " ".join(shlex.quote(name) for name in packages)
+    command = [
+        *_common("custom", architecture),
+        f"--extract-hook={_DOWNLOAD.format(names=names)}",
+        release,
+        str(output),
+        *mirror.sources(release),
+    ]
+    _run(command, output, epoch, mirror, packages)
+
+
+def _common(variant: str, architecture: str) -> list[str]:
+    if shutil.which("mmdebstrap") is None:
+        raise ToolError(
+            "cannot fetch Debian packages: mmdebstrap is missing",
+            resolution="install it: apt-get install mmdebstrap",
+        )
+    return [
+        "mmdebstrap",
+        f"--variant={variant}",
+        f"--mode={'root' if os.geteuid() == 0 else 'unshare'}",
+        "--format=tar",
+        f"--architectures={architecture}",
+        '--aptopt=Apt::Install-Recommends "false"',
+        '--aptopt=Acquire::Languages "none"',
+    ]
+
+
+def _run(
+    command: Sequence[str], output: Path, epoch: int, mirror: Mirror, packages: Sequence[str]
+) -> None:
     try:
         run(command, env={"SOURCE_DATE_EPOCH": str(epoch), "LC_ALL": "C.UTF-8"})
     except ToolError as error:

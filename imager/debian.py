@@ -122,7 +122,7 @@ def _importer(source: Path) -> Callable[[Path], None]:
         if source.is_dir():
             write_tar(Tree.from_directory(source), output, EPOCH)
         else:
-            with _decompressed(source) as stream, output.open("wb") as out:
+            with decompressed(source) as stream, output.open("wb") as out:
                 while data := stream.read(1 << 20):
                     out.write(data)
             Tree.from_tar(output)
@@ -131,7 +131,7 @@ def _importer(source: Path) -> Callable[[Path], None]:
     return build
 
 
-def _decompressed(path: Path) -> AbstractContextManager[Readable]:
+def decompressed(path: Path) -> AbstractContextManager[Readable]:
     """The tar inside path, by its first bytes: gzip, xz, zstd or not compressed."""
     with path.open("rb") as stream:
         magic = stream.read(6)

@@ -27,8 +27,8 @@ def make_sbom(
     the boot partition (kernel, boot loader). built: seconds since the epoch.
     """
     manifest = product.manifest
-    components = [_debian(package, "root") for package in sorted(set(root))]
-    components += [_debian(package, "boot") for package in sorted(set(boot))]
+    components = [debian_component(package, "root") for package in sorted(set(root))]
+    components += [debian_component(package, "boot") for package in sorted(set(boot))]
     components += [
         {
             "type": "application",
@@ -75,7 +75,8 @@ def orbital_version() -> str:
         return str(tomllib.load(stream)["project"]["version"])
 
 
-def _debian(package: DebianPackage, part: str) -> dict[str, object]:
+def debian_component(package: DebianPackage, part: str) -> dict[str, object]:
+    """A Debian package as a component. part: of the whole that it is in."""
     purl = (
         f"pkg:deb/debian/{quote(package.name)}@{quote(package.version, safe='')}"
         f"?arch={package.architecture}&distro={RELEASE}"
