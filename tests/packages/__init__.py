@@ -1,0 +1,1 @@
+"""Programs inside packages."""
