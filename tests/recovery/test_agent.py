@@ -21,8 +21,9 @@ from recovery.bootcontrol.systemd_boot import SystemdBoot, entry_name
 from recovery.device import DeviceConfig, HealthCheck
 from recovery.early import choose
 from recovery.errors import RefusedError
-from recovery.generations import Generation
+from recovery.generations import Generation, PackageEntry
 from recovery.observe import view_of
+from recovery.packages.host import PackageHost
 from recovery.plan import give_up
 from recovery.rollback import request_rollback
 from recovery.service import Agent
@@ -54,6 +55,7 @@ class Machine:
         self.crashing = False
         self.watching = False
         self.probation_boots = 1
+        self.host: PackageHost | None = None
 
     @classmethod
     def factory(cls, root: Path) -> Machine:
@@ -115,12 +117,19 @@ class Machine:
             generation=generation.number,
             trial=choice.trial,
             volatile=False,
+            root_hash=image.root_hash,
         )
         return self.agent(report, check)
 
     def agent(self, report: BootReport, check: HealthCheck) -> Agent:
         return Agent(
-            self.config(check), self.store, self.control, report, root=self.root, manager=self
+            self.config(check),
+            self.store,
+            self.control,
+            report,
+            root=self.root,
+            manager=self,
+            host=self.host,
         )
 
     # The service manager that the agent talks to.
@@ -158,7 +167,7 @@ class Machine:
             agent.commit()
         return self.restarts == before
 
-    def install(self, version: str) -> Generation:
+    def install(self, version: str, packages: tuple[PackageEntry, ...] = ()) -> Generation:
         """An update to version, as the updater does it."""
         slot = release_slot(self.store, self.control)
         (self.root / "versions" / slot).write_text(version)
@@ -173,6 +182,7 @@ class Machine:
             requested_by="tester",
             tries=2,
             boot_id=self.boot_id,
+            packages=packages,
         )
 
     def running_version(self) -> str:
