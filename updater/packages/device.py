@@ -69,10 +69,11 @@ def open_packages(root: Path = Path("/")) -> PackageDevice:
             details="; ".join(report.notes),
             resolution="repair the disk, then reboot",
         )
+    store = StateStore(root / STATE_ROOT.relative_to("/"))
     return PackageDevice(
         config=load(root),
-        store=StateStore(root / STATE_ROOT.relative_to("/")),
-        host=SystemHost(root),
+        store=store,
+        host=SystemHost(store, root),
         slot=report.slot,
         boot_id=report.boot_id,
         root=root,

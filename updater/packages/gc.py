@@ -67,8 +67,11 @@ def collect(device: PackageDevice, *, dry_run: bool = False) -> Garbage:
         durable.remove_file(store.root / "store" / digest)
     for name, number in garbage.layers:
         shutil.rmtree(store.root / "layers" / name / str(number), ignore_errors=True)
+    for cut in (store.root / "layers").glob("*/*.new"):
+        shutil.rmtree(cut, ignore_errors=True)
+    for directory in (store.root / "layers").glob("*"):
         with contextlib.suppress(OSError):
-            (store.root / "layers" / name).rmdir()
+            directory.rmdir()  # only if nothing is left in it
     store.generations.prune(store.load().referenced())
     return garbage
 

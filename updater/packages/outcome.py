@@ -1,4 +1,4 @@
-"""What is written down of a change: history, audit trail, and boot.json of this boot.
+"""What is written down of a change: history and audit trail.
 
 Every change has one audit entry "package.change" with result "started" and
 one with its outcome; between them one for each package. `complete` writes what
@@ -11,7 +11,6 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from recovery.audit import Entry
-from recovery.boot import load_report, write_report
 from recovery.errors import OrbitalError, PackageError, RefusedError, TrustError
 from recovery.generations import Generation
 from recovery.history import Event, EventKind
@@ -36,8 +35,6 @@ def complete(device: PackageDevice, now: Callable[[], float]) -> None:
     record = device.store.load()
     generation = device.store.generations.load(record.committed)
     if generation is not None and generation.origin == "package":
-        if record.trial is None:
-            _follow_report(device, generation)
         _event(device, "committed", generation, _words(device, generation), now)
     open_change = _open_change(device.audit.entries())
     if open_change is None:
@@ -167,19 +164,6 @@ def _package(device: PackageDevice, item: Difference, result: str, who: str, rea
         detail=f"{item.versions}: {reason}" if reason else item.versions,
         boot_id=device.boot_id,
     )
-
-
-def _follow_report(device: PackageDevice, generation: Generation) -> None:
-    """boot.json names the generation that runs; who reads it in between takes the committed one."""
-    with contextlib.suppress(OrbitalError, OSError):
-        report = load_report(device.root)
-        same = (report.slot, report.boot_id, report.trial) == (
-            generation.slot,
-            device.boot_id,
-            False,
-        )
-        if same and report.generation != generation.number:
-            write_report(replace(report, generation=generation.number), device.root)
 
 
 def _subject(number: int) -> str:

@@ -42,11 +42,12 @@ def study(
     number: int,
     *,
     lenient: bool = False,
+    alone: bool = False,
 ) -> Study:
     """Reads the manifests; verifies every image that is new.
 
     number: of the new generation. lenient: a manifest that cannot be read is not a
-    reason to stop (going back).
+    reason to stop (going back). alone: what depends on them is not touched.
     Raises TrustError or StateError for a new image, RefusedError when its
     state cannot be taken over.
     """
@@ -77,7 +78,7 @@ def study(
             names = {item.package for item in known.depends} | set(known.members)
             depends[entry.name] = depends.get(entry.name, frozenset()) | names
     touched = [item.name for item in found if changes_services(item)]
-    affected = with_dependents(touched, depends)
+    affected = frozenset(touched) if alone else with_dependents(touched, depends)
     return Study(
         depends=depends,
         affected=affected,

@@ -10,7 +10,7 @@ committed generation C has the old set, N the new one:
       services stop; N is activated, its state layers are copied and migrated;
       services start and are checked
     → **state.json: committed = N, undo = C, change = none**
-    → boot.json, history, audit "done"    the next change writes what is missing
+    → history, audit "done"    the next change writes what is missing
 
 The bold line is the commit point, one rename. Whatever fails before it is
 taken back: services stop, C is activated, services start; then state.json
@@ -25,12 +25,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from recovery.change import abandoned, begun, committed
 from recovery.errors import OrbitalError, PackageError
 from recovery.generations import Generation, PackageEntry
 from recovery.packages.host import Activation
 from recovery.reporter import Reporter
-from recovery.state import PackageChange, Quarantine, StateRecord
-from recovery.trial import require_idle
+from recovery.state import Quarantine, StateRecord
+from recovery.trial import next_number, require_idle
 from recovery.value import replace
 from updater.packages import gc, outcome
 from updater.packages.device import PackageDevice
@@ -55,13 +56,16 @@ class Wanted:
     fetch: brings the images that are missing into the store, verified; called
     before anything changes. prepare: called when services have stopped and
     before the new set is activated. quarantine: versions, by package, that are
-    left for good and not offered again by themselves, and why.
+    left for good and not offered again by themselves, and why. contains: a
+    package that has failed is put out of action: what depends on it is left
+    alone, and no check can prevent it.
     """
 
     packages: tuple[PackageEntry, ...]
     fetch: Callable[[], None] = _nothing
     prepare: Callable[[Generation], None] = _as_it_is
     quarantine: dict[tuple[str, str], str] = field(default_factory=dict)
+    contains: bool = False
 
 
 Planner = Callable[[Generation, StateRecord, int], Wanted]
@@ -94,26 +98,30 @@ def change(
     *,
     now: Callable[[], float] = time.time,
     lock_seconds: float = 0,
+    in_probation: bool = False,
 ) -> Outcome:
     """Makes the set what plan wants, or leaves it as it is.
 
     Raises whatever plan and its fetch raise, RefusedError (somebody else
     changes the device, a trial or probation is open), TrustError or
     StateError: nothing has changed then. Raises PackageError when the new set
-    was tried and taken back.
+    was tried and taken back. in_probation: the probation of the OS goes on
+    with the new set (containment cannot wait).
     """
     with device.store.lock(f"orbital package ({asked.what})", lock_seconds):
         reconcile(device, now)
         record = device.store.load()
-        require_idle(record)
+        require_idle(replace(record, probation=None) if in_probation else record)
         old = device.committed(record)
-        number = max((record.next_generation, *(n + 1 for n in device.store.generations.numbers())))
+        number = next_number(record, device.store)
         wanted = plan(old, record, number)
         found = differences(old.packages, wanted.packages)
         if not found:
             return Outcome(None, ())
         wanted.fetch()
-        known = study(device.host, old.packages, wanted.packages, found, number)
+        known = study(
+            device.host, old.packages, wanted.packages, found, number, alone=wanted.contains
+        )
         new = Generation(
             number=number,
             slot=old.slot,
@@ -153,7 +161,7 @@ def reconcile(device: PackageDevice, now: Callable[[], float] = time.time) -> st
             if problem:
                 raise _stuck(said, problem)
         outcome.interrupted(device, old, record.change.generation, said, now)
-        device.store.save(replace(record, change=None))
+        device.store.save(abandoned(record))
     outcome.complete(device, now)
     return said
 
@@ -177,17 +185,20 @@ def _try(attempt: _Attempt, wanted: Wanted, reporter: Reporter) -> Outcome:
     began = time.monotonic()
     store.generations.write(new)
     outcome.started(device, new, attempt.asked.what)
-    record = replace(
-        store.load(),
-        next_generation=new.number + 1,
-        change=PackageChange(new.number, device.boot_id),
-    )
+    record = begun(store.load(), new, device.boot_id)
     # From here on a reboot runs the committed set, as before, and the number is never used again.
     store.save(record)
     with deferred():
         try:
             with raised():
-                activation = switch(device.host, new, attempt.known, wanted.prepare, reporter)
+                activation = switch(
+                    device.host,
+                    new,
+                    attempt.known,
+                    reporter,
+                    prepare=wanted.prepare,
+                    judge=not wanted.contains,
+                )
         except (OrbitalError, OSError, Unhealthy, Interrupted) as error:
             raise _taken_back(attempt, error) from error
         left = tuple(
@@ -195,15 +206,7 @@ def _try(attempt: _Attempt, wanted: Wanted, reporter: Reporter) -> Outcome:
             for (package, version), why in sorted(wanted.quarantine.items())
         )
         # The commit point: before it the old set boots, after it the new one.
-        store.save(
-            replace(
-                record,
-                committed=new.number,
-                undo=attempt.old.number,
-                change=None,
-                quarantined=_quarantined(record, left, new),
-            )
-        )
+        store.save(committed(record, new, left))
         outcome.complete(device, attempt.now)
         outcome.refusals(device, activation, attempt.asked.who)
     return Outcome(new, attempt.found, activation, round(time.monotonic() - began, 3))
@@ -220,7 +223,6 @@ def _taken_back(attempt: _Attempt, error: BaseException) -> PackageError:
     blamed: tuple[PackageEntry, ...] = ()
     if isinstance(error, Unhealthy) and error.judged:
         blamed = to_blame(tuple(failed), attempt.found, attempt.known.depends)
-    record = device.store.load()
     bad = tuple(
         Quarantine(
             entry.version, reason.splitlines()[0], int(attempt.now()), new.number, entry.name
@@ -228,7 +230,7 @@ def _taken_back(attempt: _Attempt, error: BaseException) -> PackageError:
         for entry in blamed
     )
     # Cut before this: the next boot runs the old set all the same, without the quarantine.
-    device.store.save(replace(record, change=None, quarantined=_quarantined(record, bad, old)))
+    device.store.save(abandoned(device.store.load(), bad))
     outcome.rolled_back(device, old, new, reason=reason, now=attempt.now)
     gc.after_change(device)
     held = ", ".join(f"{entry.name} {entry.version}" for entry in blamed)
@@ -239,20 +241,6 @@ def _taken_back(attempt: _Attempt, error: BaseException) -> PackageError:
         + (f"; {held} will not be taken again unless asked for by version" if held else "")
         + (f"; see 'orbital package logs {min(failed)}'" if failed else ""),
     )
-
-
-def _quarantined(
-    record: StateRecord, fresh: tuple[Quarantine, ...], running: Generation
-) -> tuple[Quarantine, ...]:
-    """The quarantine with fresh ones added, and without versions that run now after all."""
-    runs = {(entry.name, entry.version) for entry in running.packages}
-    added = {(item.package, item.version) for item in fresh}
-    kept = tuple(
-        item
-        for item in record.quarantined
-        if (item.package, item.version) not in added and (item.package, item.version) not in runs
-    )
-    return (*kept, *fresh)
 
 
 def _stuck(what: str, problem: str) -> PackageError:

@@ -194,7 +194,14 @@ class Bench:
     def reboot(self) -> None:
         """Power off, power on."""
         self.boots += 1
-        report = BootReport(f"boot-{self.boots}", "a", self.store.load().committed, False, False)
+        report = BootReport(
+            f"boot-{self.boots}",
+            "a",
+            self.store.load().committed,
+            False,
+            False,
+            root_hash="11" * 32,
+        )
         write_report(report, self.base)
         config = DeviceConfig(
             system="gateway",
