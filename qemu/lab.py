@@ -3,6 +3,8 @@
     lab = Lab(directory)
     lab.offer("2.0")                     # built, signed, published
     lab.offer("3.0", fault="panic")      # a bad release, see qemu.faulty
+    lab.offer_package("counter")         # one of qemu/packages or manifests/packages
+    lab.offer_package("counter", version="2.0", state_version=2)
     with lab.machine(artifacts) as machine: ...
 
 Images come from the build cache where their inputs did not change; keys are
@@ -18,10 +20,19 @@ from imager.cache import Cache, default_directory
 from imager.disk import build_factory_disk
 from imager.image import Workshop, build_image
 from imager.keys import make_development_keys
+from imager.package.build import (
+    PackageWorkshop,
+    build_package,
+    load_interface,
+    read_available,
+    target_architecture,
+)
+from imager.package.signing import load_package_signer
 from imager.publishers import add_development_publisher
 from imager.repository.anchor import ANCHOR, make_anchor, read_anchor
 from imager.repository.create import create
 from imager.repository.keyring import KeyDirectory
+from imager.repository.packages import intake
 from imager.repository.publish import publish
 from imager.repository.roles import Periods
 from imager.secureboot import write_variable_store
@@ -31,6 +42,7 @@ from manifests.catalogue import Product, load_product
 from qemu.faulty import faulty, version_of
 from qemu.hardware import Hardware, of_board
 from qemu.machine import Machine
+from qemu.variants import variant
 from recovery import durable
 from recovery.reporter import Reporter, SilentReporter
 
@@ -109,21 +121,84 @@ class Lab:
         self, version: str, fault: str | None = None, *, allow_downgrade_from: tuple[str, ...] = ()
     ) -> str:
         """Builds and publishes a release once; returns its version."""
-        keys = KeyDirectory(self.prepare_keys())
-        if not self.repository.exists():
-            create(self.repository, keys, periods=Periods(), root=read_anchor(self.keys))
         if version not in self._offered:
-            summary = f"bad release: {fault}" if fault else ""
-            publish(
-                self.repository,
+            self._publish(
                 [self.build(version, fault)],
-                keys,
-                summary=summary,
+                summary=f"bad release: {fault}" if fault else "",
                 downgrade_from=allow_downgrade_from,
-                reporter=self.reporter,
             )
             self._offered.add(version)
         return version
+
+    def build_package(
+        self,
+        name: str,
+        *,
+        version: str | None = None,
+        folder: Path | None = None,
+        **changes: object,
+    ) -> Path:
+        """The package file of a package, against the factory image and what was built before.
+
+        name: of a folder below qemu/packages or manifests/packages. version, changes:
+        keys of its manifest that differ. folder: where it lies instead.
+        """
+        output = self.directory / "packages"
+        source = variant(
+            name,
+            self.directory / "package-sources",
+            version=version,
+            folder=folder,
+            changes=changes,
+        )
+        keys = self.prepare_keys()
+        interface = load_interface(self.build(self.version))
+        workshop = PackageWorkshop(
+            cache=self.cache,
+            tools=self.tools,
+            interface=interface,
+            signer=load_package_signer(keys, source.manifest.publisher, name),
+            keys=keys,
+            architecture=target_architecture(interface),
+            built=BUILT,
+            available=read_available([output], keys) if any(output.glob("*.opk")) else (),
+            reporter=self.reporter,
+        )
+        output.mkdir(parents=True, exist_ok=True)
+        return build_package(source, output, workshop).opk.path
+
+    def offer_package(
+        self,
+        name: str,
+        *,
+        version: str | None = None,
+        folder: Path | None = None,
+        **changes: object,
+    ) -> Path:
+        """Builds and publishes a package; see `build_package`. Returns the package file."""
+        path = self.build_package(name, version=version, folder=folder, **changes)
+        self._publish([path])
+        return path
+
+    def offer_packages(self, *names: str) -> None:
+        """Builds these packages in this order and publishes them in one step."""
+        self._publish([self.build_package(name) for name in names])
+
+    def _publish(
+        self, paths: list[Path], *, summary: str = "", downgrade_from: tuple[str, ...] = ()
+    ) -> None:
+        keys = KeyDirectory(self.prepare_keys())
+        if not self.repository.exists():
+            create(self.repository, keys, periods=Periods(), root=read_anchor(self.keys))
+        publish(
+            self.repository,
+            paths,
+            keys,
+            intake=intake(self.keys, self.cache, self.tools),
+            summary=summary,
+            downgrade_from=downgrade_from,
+            reporter=self.reporter,
+        )
 
     @cached_property
     def _offered(self) -> set[str]:
