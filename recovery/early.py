@@ -27,6 +27,7 @@ from recovery.boot import (
 )
 from recovery.generations import Generation
 from recovery.layer import copy_tree, overlay_options, prepare_layer
+from recovery.packages.boot import activate_at_boot
 from recovery.partitions import find_partition
 from recovery.state import StateStore
 
@@ -77,6 +78,7 @@ def start(root: Path) -> None:
     etc = root / "etc"
     mounts.mount("overlay", etc, "overlay", 0, overlay_options(etc, layer))
     bind_var(state / "var", root)
+    activate_at_boot(store, generation, root, notes)
     report = BootReport(
         boot_id=boot_id(root),
         slot=image.slot,

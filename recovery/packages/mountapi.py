@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 from recovery import mounts
+from recovery.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,15 +43,18 @@ class MountAttributes(ctypes.Structure):
     )
 
 
-class Mounted:
-    """One line of mountinfo. point: where. root: which directory of its file system."""
+class Mounted(Value):
+    """One line of mountinfo.
 
-    __slots__ = ("kind", "number", "point", "root", "source")
+    number, parent: mount ids. point: where. root: which directory of its file system.
+    """
 
-    def __init__(self, number: int, root: str, point: str, kind: str, source: str) -> None:
-        self.number, self.root, self.point, self.kind, self.source = (
-            number, root, point, kind, source,
-        )  # fmt: skip
+    number: int
+    parent: int
+    root: str
+    point: str
+    kind: str
+    source: str
 
 
 def make(
@@ -151,9 +155,8 @@ def table(file: Path) -> Iterator[Mounted]:
         before, _, after = line.partition(" - ")
         words, kind = before.split(" "), after.split(" ")
         if len(words) >= 6 and len(kind) >= 2:
-            yield Mounted(
-                int(words[0]), _plain(words[3]), _plain(words[4]), kind[0], _plain(kind[1])
-            )
+            number, parent, root, point = int(words[0]), int(words[1]), words[3], words[4]
+            yield Mounted(number, parent, _plain(root), _plain(point), kind[0], _plain(kind[1]))
 
 
 def _plain(text: str) -> str:

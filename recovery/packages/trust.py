@@ -57,7 +57,7 @@ class Publishers(Value):
             )
         if not publisher.may_sign(package):
             raise TrustError(
-                f"cannot trust package {package}: publisher {publisher.name} may not sign that name",
+                f"cannot trust package {package}: {publisher.name} may not sign that name",
                 details=f"their names: {', '.join(publisher.patterns) or 'none'}",
             )
         return publisher.name

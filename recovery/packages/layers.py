@@ -1,0 +1,201 @@
+"""State layers: what a package's services keep, one copy for each generation that changed it.
+
+    /state/orbital/layers/NAME/N/
+      state/SERVICE/     the service's state directory, owned by its user
+      config.json        {"format": 1, "slices": {SLICE: values}}: what differs from the defaults
+      configured         the package's configure program has run
+    /state/orbital/layers/NAME/N.new/    a copy that was cut; made again
+
+A change copies the layer of the parent generation and works on the copy, so
+that going back needs nothing but the old one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+
+from recovery import codec, durable
+from recovery.errors import RefusedError, StateError
+from recovery.layer import copy_tree
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+    from pathlib import Path
+    from typing import Any
+
+    from recovery.generations import Generation, PackageEntry
+    from recovery.packages.model import Package
+    from recovery.packages.paths import Paths
+
+FORMAT = 1
+_CONFIG = "config.json"
+_CONFIGURED = "configured"
+
+
+def prepare(paths: Paths, entry: PackageEntry, package: Package, parent: Generation | None) -> Path:
+    """The state layer of the entry; made if it does not exist, from the parent generation's.
+
+    Whole or not at all: everything is synced before the rename. Services
+    whose user id differs from the files' owner get them.
+    """
+    layer = paths.layer(entry.name, entry.state)
+    if not layer.is_dir():
+        _make(paths, layer, entry, parent)
+    for index, service in enumerate(package.services):
+        if service.state:
+            _own(layer / "state" / service.name, entry.uid + index)
+    return layer
+
+
+def mark_configured(paths: Paths, entry: PackageEntry) -> None:
+    """Notes that the package's configure program has run: its services may start."""
+    durable.replace_file(paths.layer(entry.name, entry.state) / _CONFIGURED, b"")
+
+
+def configured_marker(layer: Path) -> Path:
+    """The file that says so."""
+    return layer / _CONFIGURED
+
+
+def is_configured(layer: Path) -> bool:
+    """Whether the configure program has run."""
+    return configured_marker(layer).exists()
+
+
+def read_config(layer: Path) -> dict[str, dict[str, Any]]:
+    """The values by slice that were set on this device. Raises StateError."""
+    path = layer / _CONFIG
+    try:
+        document = codec.parse_object(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise StateError(f"cannot read {path}: {error}") from error
+    slices = document.get("slices")
+    if document.get("format") != FORMAT or not isinstance(slices, dict):
+        raise StateError(f"cannot read {path}: format is not {FORMAT}")
+    return {name: values for name, values in slices.items() if isinstance(values, dict)}
+
+
+def write_config(layer: Path, package: Package, name: str, values: Mapping[str, Any]) -> None:
+    """Sets the values of one slice, durably; they replace those set before.
+
+    Raises RefusedError when the package has no such slice or the schema does
+    not allow the values; then nothing is changed.
+    """
+    merged(package, name, values)
+    config = read_config(layer)
+    config[name] = dict(values)
+    document = {"format": FORMAT, "slices": config}
+    data = json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    durable.replace_file(layer / _CONFIG, data.encode())
+
+
+def merged(package: Package, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The slice's defaults with the values over them. Raises RefusedError as `write_config`."""
+    from recovery.packages import slices
+
+    wanted = next((item for item in package.slices if item.name == name), None)
+    if wanted is None:
+        known = ", ".join(item.name for item in package.slices)
+        raise RefusedError(
+            f"cannot configure {name!r} of package {package.name}: there is no such slice",
+            resolution=f"its slices: {known}" if known else "it has nothing to configure",
+        )
+    whole = slices.merge(json.loads(wanted.defaults), values)
+    problems = slices.problems(json.loads(wanted.schema), whole)
+    if problems:
+        raise RefusedError(
+            f"cannot configure {name} of package {package.name}: {problems[0]}",
+            details="; ".join(problems[1:]),
+        )
+    return whole
+
+
+def rendered(layer: Path, package: Package) -> tuple[dict[str, str], list[str]]:
+    """Text of SLICE.json for each slice of the package, and what is wrong with set values.
+
+    Values that the schema (of a newer version, say) does not allow are left
+    out: the defaults hold, and it is told.
+    """
+    if not package.slices:
+        return {}, []
+    problems: list[str] = []
+    try:
+        config = read_config(layer)
+    except StateError as error:
+        config, problems = {}, [error.brief]
+    texts: dict[str, str] = {}
+    for item in package.slices:
+        try:
+            values = merged(package, item.name, config.get(item.name, {}))
+        except RefusedError as error:
+            problems.append(error.brief)
+            values = json.loads(item.defaults)
+        texts[item.name] = json.dumps(values, indent=1, sort_keys=True) + "\n"
+    return texts, problems
+
+
+def prune(paths: Paths, keep: Collection[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
+    """Removes every state layer, and every cut copy, that is not in keep; returns which.
+
+    keep: (package, number), of all generations that stay. A power cut leaves
+    part of a layer that nothing refers to; the next run removes it.
+    """
+    import shutil
+
+    removed: list[tuple[str, int]] = []
+    packages = paths.state / "layers"
+    for directory in sorted(packages.iterdir()) if packages.is_dir() else ():
+        for layer in sorted(directory.iterdir()):
+            number = layer.name.removesuffix(".new")
+            if not number.isdigit():
+                continue
+            if number == layer.name and (directory.name, int(number)) in keep:
+                continue
+            shutil.rmtree(layer, ignore_errors=True)
+            removed.append((directory.name, int(number)))
+        if not any(directory.iterdir()):
+            directory.rmdir()
+    return tuple(removed)
+
+
+def _make(paths: Paths, layer: Path, entry: PackageEntry, parent: Generation | None) -> None:
+    durable.make_directory(layer.parent)
+    fresh = layer.with_name(f"{layer.name}.new")
+    if fresh.exists():
+        import shutil
+
+        shutil.rmtree(fresh)
+    before = parent.package(entry.name) if parent is not None else None
+    origin = paths.layer(entry.name, before.state) if before is not None else None
+    if origin is not None and origin.is_dir():
+        copy_tree(origin, fresh)
+        durable.sync_filesystem(fresh)
+    else:
+        # Nothing to lose in an empty one: the rename makes it durable.
+        (fresh / "state").mkdir(parents=True, mode=0o755)
+    # Cut before this: no layer; it is made again. After: the layer is whole.
+    durable.rename(fresh, layer)
+
+
+def _own(directory: Path, uid: int) -> None:
+    """Makes the directory, or gives it with all that is in it to the user."""
+    try:
+        info = directory.lstat()
+    except FileNotFoundError:
+        directory.mkdir(mode=0o700, parents=True)
+        os.chown(directory, uid, uid)
+        return
+    if not stat.S_ISDIR(info.st_mode):
+        raise StateError(f"cannot use {directory}: it is not a directory")
+    if info.st_uid == uid and info.st_gid == uid:
+        return
+    # The top last: after a power cut it still has the old owner, and all is done again.
+    for parent, folders, files in os.walk(directory, topdown=False):
+        for name in (*files, *folders):
+            os.chown(os.path.join(parent, name), uid, uid, follow_symlinks=False)  # noqa: PTH118
+    os.chown(directory, uid, uid, follow_symlinks=False)

@@ -1,0 +1,236 @@
+"""The running system as packages change it: systemd, the bus, mounts (`host.PackageHost`).
+
+Programs are started through `recovery.process`; there is one `systemctl` for
+all units of a step, since each costs more than most steps themselves.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from recovery import process
+from recovery.errors import RefusedError, StateError
+from recovery.generations import GenerationStore
+from recovery.packages import (
+    capabilities,
+    inuse,
+    layers,
+    model,
+    names,
+    plans,
+    programs,
+    trust,
+    views,
+)
+from recovery.packages.activate import Activator
+from recovery.packages.active import load_active
+from recovery.packages.boot import tell
+from recovery.packages.checking import Checking
+from recovery.packages.paths import Paths
+from recovery.packages.store import Store
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from recovery.generations import Generation, PackageEntry
+    from recovery.packages.host import Activation
+    from recovery.packages.model import Package
+
+_JOB_SECONDS = 300
+_RELOAD_SECONDS = 90
+_MIGRATION_SECONDS = 300
+
+
+class SystemHost:
+    """This device. The caller holds the device's lock for everything that changes it."""
+
+    def __init__(self, root: Path = Path("/"), who: str = "orbital") -> None:
+        """who: for the audit trail. Raises ManifestError when the image's policy is not valid."""
+        self.paths = Paths(root)
+        self.who = who
+        self.policy = capabilities.load(root)
+        self.publishers = trust.load(root)
+        self.notes: list[str] = []
+
+    def manifest(self, digest: str) -> Package:
+        """The manifest of an image in the store, verified first. Raises TrustError, StateError."""
+        try:
+            package = self._store().manifest(digest)
+        except OSError as error:
+            raise StateError(f"cannot read image {digest}: {error}") from error
+        names.check_manifest(package)
+        return package
+
+    def activate(self, generation: Generation) -> Activation:
+        """See `host.PackageHost`. What was left undone for a reason is in `notes`."""
+        before = load_active(self.paths)
+        parent = self._generation(generation.parent)
+        activator = Activator(self.paths, generation, parent, self.policy, self.publishers)
+        activation, changes = activator.run()
+        self.notes = activator.notes
+        if changes.units:
+            process.run(["systemctl", "daemon-reload"], timeout=_RELOAD_SECONDS)
+        if changes.bus:
+            bus = "org.freedesktop.DBus"
+            process.run(
+                ["busctl", "--system", "call", bus, "/org/freedesktop/DBus", bus, "ReloadConfig"],
+                timeout=_RELOAD_SECONDS,
+            )
+        if changes.restart and before is not None:
+            process.run(
+                ["systemctl", "try-restart", *changes.restart], timeout=_JOB_SECONDS, check=False
+            )
+        tell(self.paths, changes, self.who)
+        return activation
+
+    def stop(self, packages: Collection[str]) -> None:
+        """Stops the services of these packages, dependents first; returns when they have ended."""
+        patterns = [f"orbital.{name}.*" for name in reversed(self._ordered(packages))]
+        if patterns:
+            process.run(["systemctl", "stop", *patterns], timeout=_JOB_SECONDS)
+
+    def start(self, packages: Collection[str]) -> None:
+        """Starts what may start of these packages; returns when the jobs are over."""
+        units = self._units(packages)
+        if not units:
+            return
+        # Starts of an earlier version must not count against this one.
+        patterns = [f"orbital.{name}.*" for name in packages]
+        process.run(["systemctl", "reset-failed", *patterns], timeout=_JOB_SECONDS, check=False)
+        process.run(["systemctl", "start", *units], timeout=_JOB_SECONDS, check=False)
+
+    def check(self, packages: Collection[str]) -> dict[str, str]:
+        """Waits for the checks of these packages' services; why by package, if they failed."""
+        wanted = []
+        active = load_active(self.paths)
+        for item in active.packages if active is not None else ():
+            if item.name not in packages:
+                continue
+            services = {
+                model.unit_name(item.name, service.name): service
+                for service in self._mounted(item.digest).services
+            }
+            wanted += [(item.name, services[unit]) for unit in item.units if unit in services]
+        failures = Checking(wanted).run()
+        for item in active.packages if active is not None else ():
+            if item.name in packages and item.failure:
+                failures[item.name] = item.failure
+        return failures
+
+    def migrate(self, entry: PackageEntry, source: int, target: int) -> None:
+        """Runs the declared migrations on the entry's state layer, with its image's programs."""
+        item = self._ready(entry)
+        for migration in programs.steps(item.package.migrations, source, target):
+            lines = programs.migration_properties(item, migration, self.paths)
+            process.run(
+                programs.command(lines, migration.command, terminal=False),
+                timeout=_MIGRATION_SECONDS,
+            )
+
+    def program(
+        self, entry: PackageEntry, name: str, arguments: Sequence[str], *, terminal: bool
+    ) -> list[str]:
+        """The command that runs a program of an active package in its sandbox.
+
+        Raises RefusedError when there is no such program, or for its capabilities.
+        """
+        item = self._ready(entry)
+        program = next((found for found in item.package.programs if found.name == name), None)
+        if program is None:
+            known = ", ".join(found.name for found in item.package.programs)
+            raise RefusedError(
+                f"cannot run {name!r}: package {entry.name} has no such program",
+                resolution=f"its programs: {known}" if known else "it has no programs",
+            )
+        lines = programs.program_properties(item, program, self.paths, self.policy)
+        return programs.command(lines, [*program.command, *arguments], terminal=terminal)
+
+    def in_use(self) -> frozenset[str]:
+        """Digests of images that the active set or a running program still has mounted."""
+        used = set(self._active_digests())
+        for view in inuse.users_of_views(self.paths):
+            used.update(inuse.images_of_view(self.paths, view))
+        return frozenset(used)
+
+    def users(self, digest: str) -> tuple[int, ...]:
+        """Ids of the processes that have the image in their view."""
+        found: set[int] = set()
+        for view, processes in inuse.users_of_views(self.paths).items():
+            if digest in inuse.images_of_view(self.paths, view):
+                found.update(processes)
+        return tuple(sorted(found))
+
+    def retire(self) -> None:
+        """Unmounts views and images that the active set does not have and no process uses."""
+        views.retire(self.paths, self._active_digests())
+
+    def _active_digests(self) -> frozenset[str]:
+        active = load_active(self.paths)
+        found = {item.digest for item in active.packages} if active is not None else set()
+        generation = self._generation(active.generation) if active is not None else None
+        for entry in generation.packages if generation is not None else ():
+            found.update(entry.uses)
+        return frozenset(found)
+
+    def _ready(self, entry: PackageEntry) -> plans.Ready:
+        """The entry's package with its view, made if the present set does not have it."""
+        names.check_entry(entry)
+        store = self._store()
+        package = store.open(entry.digest, entry.name, entry.version)
+        names.check_manifest(package)
+        for digest in entry.uses:
+            store.manifest(digest)
+        active = load_active(self.paths)
+        generation = self._generation(active.generation) if active is not None else None
+        if generation is None:
+            raise StateError("cannot run anything of a package: no set is active in this boot")
+        opened = {found.digest: found.name for found in generation.packages}
+        layered = plans.layered_digests(generation, opened)
+        digests = plans.view_digests(entry, layered)
+        view = views.ensure_view(self.paths, generation.root_hash, digests)
+        layer = self.paths.layer(entry.name, entry.state)
+        keeps = layer if plans.has_layer(package) and layer.is_dir() else None
+        configured = keeps is not None and layers.is_configured(keeps)
+        return plans.Ready(entry, package, str(view), keeps, configured)
+
+    def _ordered(self, packages: Collection[str]) -> list[str]:
+        """The packages of the active set among these, what others depend on first."""
+        active = load_active(self.paths)
+        known = {item.name: item for item in active.packages} if active is not None else {}
+        found: list[str] = []
+
+        def add(name: str, above: tuple[str, ...]) -> None:
+            if name in found or name in above or name not in known:
+                return
+            try:
+                needs = self._mounted(known[name].digest).depends
+            except StateError:
+                needs = ()
+            for dependency in needs:
+                add(dependency.package, (*above, name))
+            found.append(name)
+
+        for name in sorted(packages):
+            add(name, ())
+        return [name for name in found if name in packages] + sorted(set(packages) - set(found))
+
+    def _units(self, packages: Collection[str]) -> list[str]:
+        active = load_active(self.paths)
+        known = {item.name: item for item in active.packages} if active is not None else {}
+        ordered = [name for name in self._ordered(packages) if name in known]
+        return [unit for name in ordered for unit in known[name].units]
+
+    def _mounted(self, digest: str) -> Package:
+        """The manifest of an image that was verified and mounted by an activation."""
+        path = self.paths.image(digest) / model.MANIFEST
+        try:
+            return model.decode(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise StateError(f"cannot read {path}: {error}") from error
+
+    def _generation(self, number: int | None) -> Generation | None:
+        return GenerationStore(self.paths.state).load(number) if number is not None else None
+
+    def _store(self) -> Store:
+        return Store(self.paths, self.publishers)
