@@ -8,6 +8,7 @@ from pathlib import Path
 
 from imager.tree import Tree
 from recovery.errors import ToolError
+from recovery.packages import bus
 
 LIBRARY = "usr/lib/orbital"
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -15,7 +16,7 @@ _OURS = ("orbital", "updater", "manifests", "recovery")
 # Whole folders, since parts are loaded by name; of the command line the device's groups.
 # What else is needed follows from their imports.
 _FOLDERS = ("recovery", "updater")
-_MODULES = ("orbital.main", "orbital.system", "orbital.package")
+_MODULES = ("orbital.main", "orbital.system", "orbital.package", "orbital.audit")
 _UNIT_FOLDERS = ("recovery/units", "updater/units", "imager/device/units")
 _LAUNCHERS = ("recovery/launch", "imager/device/launch")
 # Isolated: neither the environment nor the current folder decides what is imported.
@@ -84,6 +85,7 @@ def install_agent(tree: Tree, repository: Path = REPOSITORY) -> list[str]:
     for path in launchers:
         tree.file(f"{LIBRARY}/{path.name}", path.read_bytes(), 0o755)
     tree.file("usr/bin/orbital", _COMMAND, 0o755)
+    tree.file(bus.INCLUDE, bus.INCLUDE_TEXT)
     units: list[str] = []
     for folder in _UNIT_FOLDERS:
         for path in sorted((repository / folder).glob("*.*")):

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from imager import identity
 from imager.agent import LIBRARY, install_agent
 from imager.strip import strip_base
 from imager.tree import Entry, Tree
 from imager.units import DIRECTORY, enable_units, lean_masks, mask_units
 from imager.var import move_var
+from manifests.capabilities import device_policy, known_capabilities
 from manifests.catalogue import Product
 from manifests.convert import device_config
 from manifests.package import PackageSource
 from recovery.device import DEVICE_FILE, encode
 from recovery.errors import ManifestError
+from recovery.packages import bus, capabilities
 
 _MOUNT_POINTS = {"dev": 0o755, "proc": 0o555, "run": 0o755, "state": 0o755,
                  "sys": 0o555, "sysroot": 0o755, "tmp": 0o1777}  # fmt: skip
-TRUST_ANCHOR = f"{LIBRARY}/trust/root.json"
 PYTHON_OF_BASE = ("usr/lib/python3*/**/*.py",)
 PYTHON_OF_ORBITAL = (f"{LIBRARY}/**/*.py",)
 
 
-def assemble(product: Product, base: Tree, modules: Tree, trust_root: bytes, built: int) -> Tree:
+def assemble(
+    product: Product, base: Tree, modules: Tree, trust: Mapping[str, bytes], built: int
+) -> Tree:
     """The tree of the root image, without compiled Python files.
 
-    modules: /usr/lib/modules. trust_root: the TUF root that devices trust.
-    built: seconds since the epoch.
+    modules: /usr/lib/modules. trust: whom devices trust (`imager.anchors`), by
+    path. built: seconds since the epoch.
 
     Raises ManifestError when parts of the product do not fit together.
     """
@@ -34,7 +39,9 @@ def assemble(product: Product, base: Tree, modules: Tree, trust_root: bytes, bui
     _identify(tree, product, built)
     tree.merge(modules)
     units = install_agent(tree)
-    tree.file(TRUST_ANCHOR, trust_root)
+    for path, data in trust.items():
+        tree.file(path, data)
+    _prepare_packages(tree, product)
     for package in product.packages:
         _merge_package(tree, package)
     _configure_units(tree, product, units)
@@ -42,6 +49,13 @@ def assemble(product: Product, base: Tree, modules: Tree, trust_root: bytes, bui
     for path, mode in _MOUNT_POINTS.items():
         tree.directory(path, mode)
     return tree
+
+
+def _prepare_packages(tree: Tree, product: Product) -> None:
+    """What feature packages find: named capabilities, and a bus that reads their policies."""
+    policy = device_policy(known_capabilities(), product.manifest.packages.refuse)
+    tree.file(str(capabilities.FILE), capabilities.encode(policy))
+    tree.file(bus.INCLUDE, bus.INCLUDE_TEXT)
 
 
 def _identify(tree: Tree, product: Product, built: int) -> None:

@@ -8,6 +8,7 @@
       boot.efi           signed boot artifact
       sbom.cdx.json      bill of materials
       chunks/XX/SHA256   segments as published
+      interface.json     what it promises to feature packages (`manifests.interface`)
       device.json        for the factory: what the device is,
       loader.efi         the signed boot loader,
       watchdog.efi       and the signed watchdog driver (if the board has one)
@@ -31,7 +32,10 @@ from manifests.catalogue import Product
 from manifests.index import FORMAT, BootArtifact, OsIndex, RootImage, Stream
 from recovery.errors import ManifestError, ToolError
 
-_FILES = ("index.json", "root.img", "boot.efi", "sbom.cdx.json", "device.json", "loader.efi")
+_FILES = (
+    "index.json", "root.img", "boot.efi", "sbom.cdx.json", "interface.json", "device.json",
+    "loader.efi",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

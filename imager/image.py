@@ -13,10 +13,12 @@ from pathlib import Path
 
 from imager import (
     agent,
+    anchors,
     archive,
     assemble,
     efi_driver,
     identity,
+    interface,
     pyc,
     root,
     signing,
@@ -27,10 +29,12 @@ from imager import (
     var,
 )
 from imager import initramfs as initramfs_module
+from imager.anchors import trust_files
 from imager.builddir import Published, open_build, write_build
 from imager.cache import Cache, Input
 from imager.debian import BaseSystem, prepare_base
 from imager.initramfs import initramfs_tree, write_initramfs
+from imager.interface import encode_interface, os_interface
 from imager.kernel import Kernel, prepare_kernel
 from imager.loader import loader_source
 from imager.lock import parse_lock
@@ -41,7 +45,8 @@ from imager.segments import LEVEL, cut
 from imager.signing import PeSigner
 from imager.tools import Tools
 from imager.uki import build_uki, command_line
-from manifests import convert
+from manifests import capabilities, convert
+from manifests.capabilities import known_capabilities
 from manifests.catalogue import Product
 from manifests.index import OsIndex, Stream
 from recovery.device import encode
@@ -58,7 +63,8 @@ class Workshop:
 
     signer: for boot artifacts. trust_root: TUF root metadata that devices start
     from. built: SOURCE_DATE_EPOCH of the image, seconds since the epoch.
-    level: zstd level of the published segments.
+    publishers: packages/ of the key directory: whose feature packages devices
+    accept; None for nobody's. level: zstd level of the published segments.
     """
 
     cache: Cache
@@ -70,6 +76,7 @@ class Workshop:
     mirror: Mirror | None = None
     refresh: bool = False
     level: int = LEVEL
+    publishers: Path | None = None
 
 
 def build_image(product: Product, output: Path, workshop: Workshop) -> Path:
@@ -103,13 +110,12 @@ def read_index(build: Path) -> OsIndex:
 
 
 def _root(product: Product, base: BaseSystem, kernel: Kernel, workshop: Workshop) -> Path:
-    """Stage "root": root.img, root.json (its facts), os-release, device.json."""
+    """Stage "root": root.img, root.json (its facts), os-release, device.json, interface.json."""
+    trust = trust_files(workshop.trust_root, workshop.publishers)
 
     def build(directory: Path) -> None:
         modules = kernel.module_tree([*product.kernel_modules, *_boot_modules(product)])
-        content = assemble.assemble(
-            product, base.tree(), modules, workshop.trust_root, workshop.built
-        )
+        content = assemble.assemble(product, base.tree(), modules, trust, workshop.built)
         # Two stages: Debian's part stays compiled while ours changes.
         for patterns in (assemble.PYTHON_OF_BASE, assemble.PYTHON_OF_ORBITAL):
             pyc.compile_python(content, patterns, workshop.cache, workshop.tools, workshop.reporter)
@@ -125,6 +131,8 @@ def _root(product: Product, base: BaseSystem, kernel: Kernel, workshop: Workshop
         (directory / "os-release").write_bytes(content.read("usr/lib/os-release"))
         device = encode(convert.device_config(product, workshop.built))
         (directory / "device.json").write_bytes(device)
+        promise = encode_interface(os_interface(product, content))
+        (directory / "interface.json").write_bytes(promise)
 
     inputs: dict[str, Input] = {
         "manifest": repr(product.manifest),
@@ -133,13 +141,14 @@ def _root(product: Product, base: BaseSystem, kernel: Kernel, workshop: Workshop
         "base": base.archive,
         "kernel": kernel.directory,
         "tools": workshop.tools.lock,
-        "trust": workshop.trust_root,
+        "trust": {**trust},
+        "capabilities": repr(known_capabilities()),
         "built": workshop.built,
         "agent": {str(path.relative_to(agent.REPOSITORY)): path for path in agent.agent_sources()},
         "code": [
             Path(str(module.__file__))
-            for module in (agent, archive, assemble, convert, identity, pyc, root, strip, tree,
-                           units, var)
+            for module in (agent, anchors, archive, assemble, capabilities, convert, identity,
+                           interface, pyc, root, strip, tree, units, var)
         ],
     }  # fmt: skip
     return workshop.cache.stage("root", inputs, build)
@@ -269,6 +278,7 @@ def _publish(
     files = {
         "root.img": root_stage / "root.img",
         "device.json": root_stage / "device.json",
+        "interface.json": root_stage / "interface.json",
         "boot.efi": artifact / "boot.efi",
         **{path.name: path for path in sorted(programs.iterdir())},
     }

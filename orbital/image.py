@@ -113,6 +113,7 @@ def _build(args: argparse.Namespace, output: Output) -> int:
         built=args.source_date_epoch,
         reporter=output.reporter,
         refresh=args.refresh,
+        publishers=args.keys / "packages",
     )
     build = build_image(product, args.output, workshop)
     _report(build, output)

@@ -94,6 +94,7 @@ class Lab:
             trust_root=read_anchor(self.keys).to_bytes(),
             built=BUILT,
             reporter=self.reporter,
+            publishers=self.keys / "packages",
         )
 
     def prepare_keys(self) -> Path:
@@ -177,12 +178,12 @@ class Lab:
     ) -> Path:
         """Builds and publishes a package; see `build_package`. Returns the package file."""
         path = self.build_package(name, version=version, folder=folder, **changes)
-        self._publish([path])
+        self.publish(path)
         return path
 
-    def offer_packages(self, *names: str) -> None:
-        """Builds these packages in this order and publishes them in one step."""
-        self._publish([self.build_package(name) for name in names])
+    def publish(self, *paths: Path) -> None:
+        """Publishes build directories and package files in one step."""
+        self._publish(list(paths))
 
     def _publish(
         self, paths: list[Path], *, summary: str = "", downgrade_from: tuple[str, ...] = ()

@@ -60,6 +60,7 @@ def workshop(cache: Path, keys: Path, log: Log) -> Workshop:
         trust_root=read_anchor(keys).to_bytes(),
         built=BUILT,
         reporter=log,
+        publishers=keys / "packages",
     )
 
 

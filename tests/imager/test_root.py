@@ -195,7 +195,7 @@ def publish(output: Path, source: Path, sbom: bytes = b"{}") -> Path:
     empty = Stream(0, hashlib.sha256().hexdigest(), SEGMENT_SIZE, ())
     product = load_product("gateway", "qemu-x86_64")
     published = Published(product, RootFacts("00", 0, "00", 0), empty, empty, sbom, BUILT)
-    names = ("root.img", "boot.efi", "device.json", "loader.efi")
+    names = ("root.img", "boot.efi", "interface.json", "device.json", "loader.efi")
     files = dict.fromkeys(names, source)
     return write_build(output, "name", published=published, files=files, chunks=[]).path
 
