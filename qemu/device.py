@@ -15,6 +15,8 @@ from qemu.shell import Result
 
 Document = dict[str, Any]
 _COMMAND_SECONDS = 120
+# A change of packages under emulation: a dozen services start and are checked.
+_PACKAGE_SECONDS = 300
 
 
 class Device:
@@ -53,6 +55,46 @@ class Device:
         """Installs an update; the device still runs the old version afterwards."""
         words = ["system", "update", "--source", source, *(["--to", to] if to else [])]
         return self.ask(*words, timeout=timeout)
+
+    def package(
+        self, *words: str, source: str | None = None, timeout: float = _PACKAGE_SECONDS
+    ) -> Document:
+        """Runs `orbital package ...` and returns the document."""
+        return self.ask("package", *words, *_from(source), timeout=timeout)
+
+    def install(self, source: str, *names: str, timeout: float = _PACKAGE_SECONDS) -> Document:
+        """Installs packages; they are committed afterwards."""
+        return self.package("install", *names, source=source, timeout=timeout)
+
+    def packages(self) -> dict[str, Document]:
+        """What `orbital package list` says, by name (of a library: of its newest version)."""
+        listed: list[Document] = self.package("list")["packages"]
+        return {item["name"]: item for item in listed}
+
+    def run_program(
+        self, package: str, program: str, *words: str, timeout: float = 90, check: bool = True
+    ) -> Result:
+        """Runs a program of a package: `orbital package run PACKAGE PROGRAM ...`."""
+        return self.orbital(
+            "package", "run", package, program, *words, timeout=timeout, check=check
+        )
+
+    def configure(self, package: str, name: str, **values: object) -> Document:
+        """Sets values of a package's configuration slice; its services start again with them."""
+        words = [f"{key}={json.dumps(value)}" for key, value in values.items()]
+        return self.package("configure", package, name, *words)
+
+    def unit(self, package: str, service: str) -> dict[str, str]:
+        """What systemd says of a service: ActiveState, NRestarts, MainPID, InvocationID."""
+        names = "ActiveState,SubState,NRestarts,MainPID,InvocationID,ConditionResult"
+        unit = f"orbital.{package}.{service}.service"
+        text = self.machine.run(f"systemctl show -p {names} {unit}").output
+        return dict(line.partition("=")[::2] for line in text.splitlines() if "=" in line)
+
+    def audit(self) -> list[Document]:
+        """The entries of `orbital audit`, oldest first; the chain is verified."""
+        entries: list[Document] = self.ask("audit")["entries"]
+        return entries
 
     def refused(self, *words: str, timeout: float = 400) -> str:
         """Runs `orbital ...`, which must fail, and returns the error's text."""
@@ -100,6 +142,10 @@ class Device:
         self.reboot()
         self.machine.shell.wait(timeout, not_boot=before)
         return self.settle(timeout)
+
+
+def _from(source: str | None) -> tuple[str, ...]:
+    return ("--source", source) if source else ()
 
 
 def plug_stick(machine: Machine, image: Path) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from qemu import snapshot
 from qemu.device import Device
 from qemu.fixtures import MachineFactory, SnapshotStore
 from qemu.lab import Lab
@@ -50,3 +51,57 @@ def server(lab: Lab, serve: Callable[[Path], Server]) -> Server:
     lab.repository.parent.mkdir(parents=True, exist_ok=True)
     lab.offer(lab.version)
     return serve(lab.repository)
+
+
+# In the order in which they are built: what others need comes first.
+STOCK = (
+    "servicekit", "libnl", "wireguard", "hotspot", "firewall",
+    "counter", "crasher", "hungry", "probe",
+    "libgreet", "greeter-old", "teller", "listener", "stranger",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def stock(lab: Lab) -> Lab:
+    """The lab with the shipped packages and those of qemu/packages on offer."""
+    files = [lab.build_package(name) for name in STOCK]
+    second = {"directories": ["second"]}
+    files.append(lab.build_package("libgreet", version="2.0", content=second))
+    files += [lab.build_package(name) for name in ("greeter-new", "greetings")]
+    lab.publish(*files)
+    return lab
+
+
+@pytest.fixture(scope="session")
+def stocked_device(factory_device: Snapshot, stock: Lab, snapshots: SnapshotStore) -> Snapshot:
+    """The settled factory device with packages installed: where scenarios of packages begin."""
+
+    def make(directory: Path) -> Machine:
+        machine = snapshot.restore(factory_device, directory)
+        server = Server(stock.repository, directory)
+        server.start()
+        try:
+            Device(machine).install(
+                server.url,
+                *("wireguard", "hotspot", "firewall", "greetings", "listener", "stranger"),
+                *("counter", "crasher", "probe"),
+                timeout=600,
+            )
+        finally:
+            server.close()
+        machine.run("sync")
+        return machine
+
+    return snapshots.get("stocked", make)
+
+
+@pytest.fixture
+def stocked(stocked_device: Snapshot, machines: MachineFactory) -> Device:
+    """A device with packages installed, as `stocked_device`."""
+    return Device(machines.restore(stocked_device))
+
+
+@pytest.fixture
+def shop(stock: Lab, serve: Callable[[Path], Server]) -> Server:
+    """A web server with the packages."""
+    return serve(stock.repository)

@@ -1,0 +1,148 @@
+"""Each verb of `orbital package`, and what happens to services and their state."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from qemu.device import Device
+from qemu.lab import Lab
+from qemu.server import Server
+from qemu.variants import service
+
+pytestmark = pytest.mark.boot
+
+COUNT = "/state/orbital/layers/counter"
+MIGRATIONS = [
+    {
+        "service": "count",
+        "source": source,
+        "target": target,
+        "command": ["/usr/bin/sh", "/usr/lib/counter/migrate", way],
+    }
+    for source, target, way in ((1, 2, "up"), (2, 1, "down"))
+]
+
+
+def schema(number: int, **more: str) -> list[dict[str, object]]:
+    """The counter's services with another schema of their state."""
+    return service("counter", environment={"COUNTER_SCHEMA": str(number), **more})
+
+
+def count(device: Device) -> int:
+    """The counter's value, by its own program."""
+    return int(device.run_program("counter", "value").output.split()[-1])
+
+
+def test_install_look_disable_enable_and_remove(stocked: Device) -> None:
+    listed = stocked.packages()
+    assert listed["counter"]["version"] == "1.0"
+    assert listed["libgreet"]["requested"] is False
+    assert stocked.unit("counter", "count")["ActiveState"] == "active"
+    assert count(stocked) > 0
+
+    info = stocked.package("info", "counter")
+    assert info["summary"] == "Counts, to show what happens to state"
+    why = stocked.orbital("package", "why", "libgreet").output
+    assert "greeter-old" in why and "greetings" in why
+    assert "Adds one" in stocked.package("info", "counter")["services"][0]["summary"]
+    metrics = stocked.orbital("package", "metrics", "counter").output
+    assert 'package="counter"' in metrics and "memory" in metrics
+    stocked.machine.run("journalctl --sync")
+    assert "orbital" in stocked.orbital("package", "logs", "listener").output
+
+    stocked.package("disable", "counter")
+    assert stocked.unit("counter", "count")["ActiveState"] == "inactive"
+    before = int(stocked.machine.run(f"cat {COUNT}/*/state/count/count | sort -n | tail -1").output)
+    stocked.package("enable", "counter")
+    assert stocked.unit("counter", "count")["ActiveState"] == "active"
+    assert count(stocked) >= before, "state outlives being disabled"
+
+    # In use by an active package: refused, and says by whom.
+    assert "listener" in stocked.refused("package", "remove", "teller")
+    assert stocked.unit("teller", "tell")["ActiveState"] == "active"
+    stocked.package("remove", "counter")
+    assert "counter" not in stocked.packages()
+    assert (
+        "LoadState=not-found"
+        in stocked.machine.run("systemctl show -p LoadState orbital.counter.count.service").output
+    )
+    history = stocked.orbital("package", "history", "counter").output
+    assert "install" in history and "remove" in history
+    stocked.package("gc")
+    who = [(entry["what"], entry["result"]) for entry in stocked.audit()]
+    assert ("package.remove", "done") in who
+
+
+def test_a_suite_goes_in_part_and_as_a_whole(stocked: Device) -> None:
+    assert {"greetings", "greeter-old", "greeter-new"} <= stocked.packages().keys()
+    stocked.package("remove", "greetings", "--yes")
+    left = stocked.packages().keys()
+    assert not {"greetings", "greeter-old", "greeter-new", "libgreet"} & left
+
+
+def test_an_update_migrates_state_and_a_rollback_brings_the_old_state_back(
+    stocked: Device, stock: Lab, shop: Server
+) -> None:
+    stock.offer_package(
+        "counter", version="2.0", services=schema(2), state_version=2, migrations=MIGRATIONS
+    )
+    before = count(stocked)
+    done = stocked.package("update", "counter", source=shop.url)
+    assert stocked.packages()["counter"]["version"] == "2.0", done
+    after = count(stocked)
+    assert after >= before
+    assert stocked.machine.run("cat /state/orbital/layers/counter/*/state/count/counts")
+    time.sleep(3)
+    stocked.package("rollback", "counter")
+    assert stocked.packages()["counter"]["version"] == "1.0"
+    assert stocked.unit("counter", "count")["ActiveState"] == "active"
+    assert count(stocked) >= before
+
+
+def test_a_bad_update_is_rolled_back_with_its_state_and_not_offered_again(
+    stocked: Device, stock: Lab, shop: Server
+) -> None:
+    stock.offer_package("counter", version="3.0", services=schema(1, COUNTER_FAULT="corrupt"))
+    before = count(stocked)
+    others = stocked.unit("teller", "tell")["InvocationID"]
+    boot = stocked.machine.shell.boot_id
+    text = stocked.refused("package", "update", "counter", "--to", "3.0", "--source", shop.url)
+    assert "counter" in text
+    assert stocked.packages()["counter"]["version"] == "1.0"
+    assert stocked.unit("counter", "count")["ActiveState"] == "active"
+    assert count(stocked) >= before, "the state that 3.0 destroyed is the old one again"
+    assert stocked.machine.shell.boot_id == boot, "without a reboot"
+    assert stocked.unit("teller", "tell")["InvocationID"] == others, "nobody else noticed"
+    # A failed version is in quarantine: passed over unless somebody insists.
+    stocked.package("update", "counter", source=shop.url)
+    assert stocked.packages()["counter"]["version"] != "3.0"
+    failed = [entry for entry in stocked.audit() if entry["result"] == "failed"]
+    assert any("counter" in f"{entry['subject']} {entry['detail']}" for entry in failed)
+
+
+def test_a_new_package_that_is_not_healthy_leaves_nothing_behind(
+    stocked: Device, stock: Lab, shop: Server
+) -> None:
+    stock.offer_package(
+        "hungry",
+        version="0.9",
+        services=service(
+            "hungry",
+            health={
+                "kind": "exec",
+                "command": ["/usr/bin/test", "-d", "/no"],
+                "deadline_seconds": 3,
+            },
+        ),
+    )
+    before = stocked.packages()
+    assert "hungry" in stocked.refused(
+        "package", "install", "hungry", "--to", "0.9", "--source", shop.url
+    )
+    assert stocked.packages() == before
+    assert (
+        "not-found"
+        in stocked.machine.run("systemctl show -p LoadState orbital.hungry.eat.service").output
+    )

@@ -1,0 +1,116 @@
+"""Packages that are not what their publisher signed: refused, nothing changed, and audited."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from imager.keyfiles import make_certified
+from qemu import faults
+from qemu.device import Device
+from qemu.lab import Lab
+from qemu.server import Server
+
+pytestmark = pytest.mark.boot
+
+BOOT_SECONDS = 300
+BLOCK = 4096
+
+
+def store_file(device: Device, name: str) -> str:
+    """The file of a package's image on the device."""
+    digest = device.package("info", name)["digest"]
+    return f"/state/orbital/store/{digest}"
+
+
+def test_an_image_altered_on_disk_between_two_boots_harms_only_its_package(
+    stocked: Device,
+) -> None:
+    machine = stocked.machine
+    path = store_file(stocked, "counter")
+    # Where the file's first block lies on the partition (filefrag(8): physical offset).
+    table = machine.run(f"filefrag -b{BLOCK} -v {path}").output
+    extent = re.search(r"^\s*0:\s+0\.\.\s*\d+:\s+(\d+)\.\.", table, re.MULTILINE)
+    assert extent, table
+    machine.stop()
+    faults.corrupt(machine.disk, "state", offset=int(extent[1]) * BLOCK, length=BLOCK)
+    machine.start()
+    stocked.settle(BOOT_SECONDS)
+
+    found = stocked.packages()["counter"]
+    assert found["failure"], "its image is refused"
+    assert stocked.unit("counter", "count")["ActiveState"] == "inactive"
+    assert stocked.unit("teller", "tell")["ActiveState"] == "active", "the others run"
+    assert stocked.status()["committed"] is True
+    refused = [entry for entry in stocked.audit() if "counter" in entry["subject"]]
+    assert any(entry["result"] in ("refused", "failed") for entry in refused)
+
+
+def test_a_file_without_verity_in_the_place_of_an_image_is_refused(stocked: Device) -> None:
+    path = store_file(stocked, "counter")
+    # The same bytes, but nothing that the kernel checks.
+    stocked.machine.run(
+        f"orbital package disable counter && cp {path} /state/copy && rm -f {path}"
+        f" && mv /state/copy {path}"
+    )
+    assert "verity" in stocked.refused("package", "enable", "counter")
+    assert stocked.unit("counter", "count")["ActiveState"] == "inactive"
+    assert stocked.unit("teller", "tell")["ActiveState"] == "active"
+
+
+def test_an_image_signed_with_a_key_that_the_device_does_not_know_is_refused(
+    stocked: Device, lab: Lab, serve: Callable[[Path], Server], tmp_path: Path
+) -> None:
+    """The repository is right in every respect, so that only the image's signature is wrong."""
+    keys = tmp_path / "keys"
+    shutil.copytree(lab.prepare_keys(), keys)
+    for name in ("publisher.key", "publisher.pem"):
+        (keys / "packages" / name).unlink()
+    make_certified(keys / "packages", "publisher", "Somebody else")
+    hostile = Lab(tmp_path, keys=keys)
+    hostile.builds = lab.builds
+    hostile.offer_package("hungry")
+    assert_refused(stocked, serve(hostile.repository), "hungry")
+
+
+def test_an_image_altered_on_the_server_is_refused(
+    stocked: Device, lab: Lab, serve: Callable[[Path], Server], tmp_path: Path
+) -> None:
+    own = Lab(tmp_path)
+    own.builds = lab.builds
+    own.offer_package("hungry")
+    for chunk in (own.repository / "chunks").rglob("*"):
+        if chunk.is_file():
+            data = bytearray(chunk.read_bytes())
+            data[len(data) // 2] ^= 1
+            chunk.write_bytes(data)
+    assert_refused(stocked, serve(own.repository), "hungry")
+
+
+def test_an_older_state_of_the_repository_is_refused(
+    stocked: Device, lab: Lab, serve: Callable[[Path], Server], tmp_path: Path
+) -> None:
+    own = Lab(tmp_path)
+    own.builds = lab.builds
+    own.offer_package("hungry", version="0.5")
+    shutil.copytree(own.repository, tmp_path / "old")
+    own.offer_package("hungry", version="0.6")
+    stocked.package("install", "hungry", "--to", "0.6", source=serve(own.repository).url)
+    stocked.package("remove", "hungry")
+    assert_refused(stocked, serve(tmp_path / "old"), "hungry")
+
+
+def assert_refused(device: Device, server: Server, name: str) -> None:
+    """The package is not installed from there; the device is as before, and says so."""
+    before = device.packages()
+    generation = device.status()["generation"]
+    device.refused("package", "install", name, "--source", server.url)
+    assert device.packages() == before
+    assert device.status()["generation"] == generation
+    last = device.audit()[-1]
+    assert last["result"] in ("refused", "failed"), last
+    assert name in f"{last['subject']} {last['detail']}"
