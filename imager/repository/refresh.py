@@ -217,9 +217,9 @@ class _Refresh:
 
     def _warn(self, role: str, expires: datetime) -> None:
         days = (expires - self.now) // timedelta(days=1)
+        when = f"expires in {days} days" if days >= 0 else f"has expired on {expires:%Y-%m-%d}"
         self.warnings.append(
-            f"{role} expires in {days} days and its keys are not at hand: "
-            f"run refresh with them before {expires:%Y-%m-%d}"
+            f"{role} {when} and its keys are not at hand: run refresh with them in time"
         )
 
 

@@ -37,9 +37,9 @@ def build_image(
     architecture: str = "x86_64",
 ) -> BuiltImage:
     """Writes a build directory as `orbital image build` leaves it."""
-    data = _content(f"root {version}", data_blocks * verity.BLOCK)
+    data = content(f"root {version}", data_blocks * verity.BLOCK)
     root, root_hash = root_image(data)
-    boot = _content(f"boot {version}", boot_size)
+    boot = content(f"boot {version}", boot_size)
     sbom = b'{"bomFormat": "CycloneDX"}\n'
     index = OsIndex(
         format=1,
@@ -48,8 +48,8 @@ def build_image(
         board=board,
         architecture=architecture,
         built=1_700_000_000,
-        root=RootImage(root_hash, len(data), SALT, _stream(directory, root)),
-        boot=BootArtifact("uki", _stream(directory, boot)),
+        root=RootImage(root_hash, len(data), SALT, cut_stream(directory, root)),
+        boot=BootArtifact("uki", cut_stream(directory, boot)),
         packages={},
         sbom_sha256=hashlib.sha256(sbom).hexdigest(),
     )
@@ -68,7 +68,7 @@ def root_image(data: bytes) -> tuple[bytes, str]:
     return data + head + b"".join(reversed(levels)), root_hash
 
 
-def _content(seed: str, size: int) -> bytes:
+def content(seed: str, size: int) -> bytes:
     """Bytes that compress a little: half noise, half zeros, in turns of 2 KiB."""
     noise = hashlib.shake_128(seed.encode()).digest(size)
     return b"".join(
@@ -77,7 +77,8 @@ def _content(seed: str, size: int) -> bytes:
     )
 
 
-def _stream(directory: Path, data: bytes) -> Stream:
+def cut_stream(directory: Path, data: bytes) -> Stream:
+    """Cuts data into segments, with their chunks in directory/chunks."""
     segments = []
     for at in range(0, len(data), SEGMENT):
         piece = data[at : at + SEGMENT]

@@ -52,11 +52,13 @@ class MemoryKeyring:
 class Publisher:
     """Publishes images at a fixed time; `copy` keeps a state of the repository for later."""
 
-    def __init__(self, base: Path, periods: Periods | None = None) -> None:
+    def __init__(
+        self, base: Path, periods: Periods | None = None, keys: MemoryKeyring | None = None
+    ) -> None:
         """Creates an empty repository below base."""
         self.base = base
         self.repository = base / "repository"
-        self.keys = MemoryKeyring()
+        self.keys = keys or MemoryKeyring()
         self.now = NOW
         base.mkdir(parents=True, exist_ok=True)
         self.anchor = base / "root.json"
