@@ -213,7 +213,7 @@ def _end(signature: str, at: int, depth: int) -> int:
     if code == "a":
         if signature[at + 1 : at + 2] == "{":
             if signature[at + 2 : at + 3] not in tuple(_BASIC):
-                raise ValueError(f"{signature!r} has a dictionary without a basic key")
+                raise ValueError(f"{signature!r} is not a type: its dictionary has no basic key")
             end = _end(signature, at + 3, depth + 1)
             return _closed(signature, end, "}")
         return _end(signature, at + 1, depth + 1)
@@ -227,5 +227,5 @@ def _end(signature: str, at: int, depth: int) -> int:
 
 def _closed(signature: str, at: int, bracket: str) -> int:
     if signature[at : at + 1] != bracket:
-        raise ValueError(f"{signature!r} lacks {bracket!r}")
+        raise ValueError(f"{signature!r} is not a type: it lacks {bracket!r}")
     return at + 1

@@ -124,6 +124,11 @@ def load_package_signer(keys: Path, publisher: str, package: str) -> PackageSign
     Raises TrustError when the publisher may not sign packages of that name,
     ManifestError when neither key nor command is there.
     """
+    if not publisher:
+        raise ManifestError(
+            f"cannot sign the package {package}: its manifest names no publisher",
+            resolution="add 'publisher: NAME' to its package.yaml",
+        )
     require_permission(keys, publisher, package)
     certificate_file = keys / "packages" / f"{publisher}.pem"
     certificate = load_certificate(certificate_file)

@@ -27,7 +27,7 @@ from recovery.errors import ManifestError, SpaceError, ToolError
 _UNPACKED_AT_MOST = 4 << 30
 _MEMBERS_AT_MOST = 200_000
 _AR_MAGIC = b"!<arch>\n"
-# Raise when what `_unpack_archive` keeps changes.
+# Raise when what `unpack_archive` keeps changes.
 _VERSION = 1
 _KINDS = {
     stat.S_IFIFO: "named pipe",
@@ -136,7 +136,7 @@ def fetch_debian(
             for data in [tree.read(path)]
         }
         for package in lock:
-            _unpack_archive(archives[package.sha256], directory / f"{package.name}.tar")
+            unpack_archive(archives[package.sha256], directory / f"{package.name}.tar")
         (directory / LOCK_MEMBER).write_text(format_lock(lock))
         fetched.unlink()
 
@@ -200,7 +200,7 @@ def _decompress(path: Path, output: Path, label: str) -> None:
         raise ToolError(f"cannot unpack {label}: it is damaged", details=str(error)) from error
 
 
-def _unpack_archive(archive: bytes, output: Path) -> None:
+def unpack_archive(archive: bytes, output: Path) -> None:
     """The data member of a .deb (deb(5): an ar archive), decompressed."""
     for name, data in _ar_members(archive):
         if name.startswith("data.tar"):
