@@ -1,0 +1,230 @@
+"""Resolver: universes of up to 2,000 packages with 10 versions each, all in one answer.
+
+`python -m benchmarks.resolver [--runs N] [--json]` makes universes out of a fixed seed and
+resolves them on an empty device: three features in five, the rest libraries; features in
+layers (deep chains), hubs that many depend on (wide), views of some libraries, and newest
+versions that need what others rule out, so that older ones must be found by searching. Every
+package that can be installed is wanted. Read from plain structures, as a device has them after
+fetching; making the universe is not timed.
+
+The pathological case is not made for being fast: ten packages in a ring of "not the same
+version as", which has no answer, and of which the only proof is to try combinations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.figures import seconds
+from manifests.index import Stream
+from manifests.package_index import Dependency, PackageRelease
+from recovery.errors import RefusedError
+from updater.packages.resolve.model import Environment, Want
+from updater.packages.resolve.resolver import resolve
+
+SIZES = (250, 500, 1000, 2000)
+VERSIONS = 10
+AIM_SECONDS = 2.0
+CAPPED = 0.002
+"""Share of dependencies that only accept versions older than the newest of their time."""
+ENVIRONMENT = Environment(system="gateway", version="2.0", architecture="amd64")
+_STREAM = Stream(size=0, sha256="", segment_size=0, segments=())
+
+
+@dataclass(frozen=True)
+class Universe:
+    """Offers, and what is wanted of them."""
+
+    packages: dict[str, tuple[PackageRelease, ...]]
+    wants: tuple[Want, ...]
+
+    def releases(self, name: str) -> tuple[PackageRelease, ...]:
+        """See `updater.packages.resolve.model.Offers`."""
+        return self.packages.get(name, ())
+
+
+@dataclass(frozen=True)
+class Growth:
+    """One size. seconds: of each run. chosen: packages in the answer; older: features that are
+    not at their newest version, because something ruled it out."""
+
+    size: int
+    seconds: tuple[float, ...]
+    chosen: int
+    older: int
+
+
+def release(kind: str, version: int, depends: Sequence[tuple[str, str]]) -> PackageRelease:
+    """A release with these (name, constraint) pairs."""
+    return PackageRelease(
+        version=f"1.{version}",
+        kind="library" if kind == "library" else "feature",
+        architecture="amd64",
+        summary="",
+        digest="",
+        signature="",
+        stream=_STREAM,
+        built=0,
+        depends=tuple(Dependency(name, text) for name, text in depends),
+    )
+
+
+def universe(size: int, seed: int = 3) -> Universe:
+    """size packages with VERSIONS versions; an answer exists: all at version 1.0."""
+    draw = random.Random(seed)
+    libraries = [f"lib{number:04}" for number in range(size * 2 // 5)]
+    features = [f"feature{number:04}" for number in range(size - len(libraries))]
+    packages: dict[str, tuple[PackageRelease, ...]] = {}
+    level = len(libraries) // 5
+    for place, name in enumerate(libraries):
+        below = libraries[(place // level + 1) * level :][:level]
+        packages[name] = _versions(
+            draw, "library", draw.sample(below, min(len(below), 1 + place % 2))
+        )
+    hubs = features[-max(5, len(features) // 50) :]
+    for place, name in enumerate(features):
+        near = features[place + 1 : place + 30]
+        below = draw.sample(near, min(len(near), draw.randint(1, 3)))
+        if name not in hubs:
+            below.append(draw.choice(hubs))
+        names = sorted({*below, *draw.sample(libraries, 3)})
+        packages[name] = _versions(draw, "feature", names)
+    return Universe(packages, tuple(Want(name) for name in features))
+
+
+def _versions(draw: random.Random, kind: str, names: Sequence[str]) -> tuple[PackageRelease, ...]:
+    """Each needs what was there when it was made; some do not go with what is newest."""
+    made = []
+    for version in range(VERSIONS):
+        depends = []
+        for name in names:
+            low = draw.randint(0, version)
+            capped = version > 0 and draw.random() < CAPPED
+            depends.append((name, f"<1.{version}" if capped else f">=1.{low}"))
+        made.append(release(kind, version, depends))
+    return tuple(made)
+
+
+def ring(length: int) -> Universe:
+    """No answer: each of an odd ring has one of two versions, never its neighbour's."""
+    names = [f"ring{number:03}" for number in range(length)]
+    packages: dict[str, tuple[PackageRelease, ...]] = {}
+    for place, name in enumerate(names):
+        following = names[(place + 1) % length]
+        packages[f"pair-{name}"] = tuple(
+            release("feature", version, [(name, f"=1.{version}"), (following, f"=1.{1 - version}")])
+            for version in range(2)
+        )
+        packages[name] = tuple(release("feature", version, []) for version in range(2))
+    return Universe(packages, tuple(Want(f"pair-{name}") for name in names))
+
+
+def pigeons(count: int) -> Universe:
+    """No answer: count packages that each take one of count - 1 places, one place for one."""
+    packages: dict[str, tuple[PackageRelease, ...]] = {}
+    names = [f"pigeon{number:03}" for number in range(count)]
+    for number, name in enumerate(names):
+        packages[name] = tuple(
+            release("feature", hole, [(f"hole{hole:03}", f"=1.{number}")])
+            for hole in range(count - 1)
+        )
+    for hole in range(count - 1):
+        packages[f"hole{hole:03}"] = tuple(
+            release("feature", number, []) for number in range(count)
+        )
+    return Universe(packages, tuple(Want(name) for name in names))
+
+
+def grow(size: int, runs: int) -> Growth:
+    """Resolves a universe of that size, each time from nothing."""
+    made = universe(size)
+    times = []
+    for _ in range(runs):
+        times.append(seconds(lambda: resolve(made.wants, made, ENVIRONMENT, (), upgrade=())))
+    answer = resolve(made.wants, made, ENVIRONMENT, (), upgrade=())
+    older = sum(
+        item.release.kind == "feature" and item.version != f"1.{VERSIONS - 1}"
+        for item in answer.packages
+    )
+    return Growth(size, tuple(times), len(answer.packages), older)
+
+
+def refusal(made: Universe) -> tuple[float, str]:
+    """How long a universe without an answer takes, and what the user is told."""
+    told = ""
+
+    def attempt() -> None:
+        nonlocal told
+        try:
+            resolve(made.wants, made, ENVIRONMENT, (), upgrade=())
+        except RefusedError as error:
+            told = error.brief
+
+    return seconds(attempt), told
+
+
+def main() -> int:
+    """Prints the table; 0 when the aim is met."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--runs", type=int, default=3, help="runs for each size (default: 3)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    arguments = parser.parse_args()
+    # Once beforehand: imports and the interpreter's caches are not the resolver's.
+    grow(50, 1)
+    growth = [grow(size, arguments.runs) for size in SIZES]
+    hard = {
+        "ring of 11": refusal(ring(11)),
+        "ring of 101": refusal(ring(101)),
+        "5 pigeons": refusal(pigeons(5)),
+        "7 pigeons": refusal(pigeons(7)),
+        "9 pigeons": refusal(pigeons(9)),
+    }
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    worst = max(growth[-1].seconds)
+    if arguments.json:
+        print(
+            json.dumps(
+                {
+                    "growth": [
+                        {
+                            "packages": item.size,
+                            "versions": VERSIONS,
+                            "seconds": list(item.seconds),
+                            "chosen": item.chosen,
+                            "older": item.older,
+                        }
+                        for item in growth
+                    ],
+                    "aim_seconds": AIM_SECONDS,
+                    "without_answer": {
+                        name: {"seconds": time, "told": told} for name, (time, told) in hard.items()
+                    },
+                    "peak_bytes": peak,
+                }
+            )
+        )
+    else:
+        for item in growth:
+            middle = statistics.median(item.seconds)
+            print(
+                f"{item.size:>5} packages × {VERSIONS}: {middle:6.2f} s "
+                f"({middle / item.size * 1000:.2f} ms a package; "
+                f"{item.chosen} chosen, {item.older} features not the newest)"
+            )
+        met = "met" if worst < AIM_SECONDS else "MISSED"
+        print(f"aim: {SIZES[-1]} packages under {AIM_SECONDS:.0f} s: {worst:.2f} s at most, {met}")
+        for name, (time, told) in hard.items():
+            print(f"no answer, {name}: {time:6.2f} s: {told}")
+        print(f"peak memory {peak >> 20} MiB")
+    return 0 if worst < AIM_SECONDS else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

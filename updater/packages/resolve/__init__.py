@@ -1,0 +1,1 @@
+"""Which versions of which packages: wants and offers in, one set or a reason out. Pure."""
