@@ -7,6 +7,7 @@ their source, which saves a stat of every module at boot.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from imager.cache import Cache, Input
@@ -49,11 +50,7 @@ def compile_python(
     sources = {path: tree.read(path) for pattern in patterns for path in tree.glob(pattern)}
 
     def build(directory: Path) -> None:
-        for path, content in sources.items():
-            target = directory / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
-        tools.run("python3", "-c", _COMPILE, directory, env={"PYTHONHASHSEED": "0"})
+        compile_sources(sources, directory, tools)
 
     inputs: dict[str, Input] = {
         "sources": {**sources},
@@ -66,3 +63,12 @@ def compile_python(
         if entry is not None:
             tree.put(path, entry)
             tree.chmod(path, 0o644)
+
+
+def compile_sources(sources: Mapping[str, bytes], directory: Path, tools: Tools) -> None:
+    """Writes the .pyc file of each source, by its path in the device's tree, below directory."""
+    for path, content in sources.items():
+        target = directory / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    tools.run("python3", "-c", _COMPILE, directory, env={"PYTHONHASHSEED": "0"})

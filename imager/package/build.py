@@ -30,6 +30,7 @@ from imager.package.programs import command_findings, has_machine_code, program_
 from imager.package.sbom import make_lock, make_package_sbom
 from imager.package.signing import PackageSigner
 from imager.package.view import Layer, View
+from imager.pyc import compile_sources
 from imager.tools import Tools
 from imager.tree import Tree
 from manifests.interface import FORMAT, OsInterface
@@ -118,7 +119,9 @@ def build_package(source: PackageSource, output: Path, workshop: PackageWorkshop
     name = f"{source.manifest.package} {source.manifest.version}"
     with tempfile.TemporaryDirectory(prefix="orbital-package.") as scratch:
         workshop.reporter.stage("content")
-        gathered = gather(source, _place(workshop, Path(scratch)))
+        place = _place(workshop, Path(scratch))
+        gathered = gather(source, place)
+        _add_bytecode(gathered.tree, place, workshop.tools)
         workshop.reporter.stage("check")
         manifest = complete_manifest(source, gathered.tree, workshop.architecture)
         refuse(name, findings(manifest, gathered, workshop))
@@ -205,6 +208,23 @@ def _place(workshop: PackageWorkshop, scratch: Path) -> Place:
         mirror=workshop.mirror,
         refresh=workshop.refresh,
     )
+
+
+def _add_bytecode(tree: Tree, place: Place, tools: Tools) -> None:
+    """Adds compiled Python modules: a read-only view cannot keep what it compiles.
+
+    Not when the image's Python is another version than the tools': the device
+    then compiles at each start.
+    """
+    sources = {path: tree.read(path) for path in tree.glob("usr/lib/**.py")}
+    if not sources or not (tools.directory / f"tree/usr/bin/python{place.python}").exists():
+        return
+    folder = place.scratch / "python"
+    compile_sources(sources, folder, tools)
+    for path in sorted(folder.rglob("*.pyc")):
+        name = path.relative_to(folder).as_posix()
+        if name not in tree:
+            tree.file(name, path.read_bytes())
 
 
 def _view(

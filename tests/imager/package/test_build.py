@@ -218,3 +218,29 @@ def test_an_interface_of_another_form_is_refused(tmp_path: Path, content: str) -
     (tmp_path / "interface.json").write_text(content)
     with pytest.raises(ManifestError, match="cannot read what the image promises"):
         load_interface(tmp_path)
+
+
+def test_python_modules_are_compiled_the_same_way_anywhere(
+    tmp_path: Path, tools: Tools, publisher_keys: Path
+) -> None:
+    sources = {
+        f"usr/lib/python3/dist-packages/demo/m{number}.py": f"import os\nX = ('a{number}', os)\n"
+        for number in range(5)
+    }
+    files = {**sources, "usr/lib/demo/broken.py": "def\n"}
+    made = []
+    for name in ("one", "another-much-longer-name"):
+        bench = Bench(tmp_path / name, tools, publisher_keys)
+        made.append(bench.build(bench.package(files=files)).opk)
+    compiled = "usr/lib/python3/dist-packages/demo/__pycache__/m0.cpython-313.pyc"
+    # PEP 552: flags say "hash, unchecked"; the source's time plays no part.
+    assert made[0].tree.read(compiled)[4:8] == b"\1\0\0\0"
+    assert made[0].path.read_bytes() == made[1].path.read_bytes()
+    assert "usr/lib/demo/__pycache__" not in made[0].tree
+
+
+def test_modules_are_not_compiled_for_another_python(bench: Bench) -> None:
+    files = tuple(path.replace("3.13", "3.14") for path in INTERFACE.files)
+    bench.interface = msgspec.structs.replace(INTERFACE, files=files)
+    tree = bench.build(bench.package(files={"usr/lib/demo/a.py": "A = 1\n"})).opk.tree
+    assert "usr/lib/demo/__pycache__" not in tree
