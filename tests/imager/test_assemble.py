@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+from cryptography import x509
 
-from imager.assemble import TRUST_ANCHOR, assemble
+from imager.anchors import FOLDER, ROOT, trust_files
+from imager.assemble import assemble
+from imager.keys import load_certificate
 from imager.tree import Tree
+from manifests.capabilities import load_capabilities
 from manifests.catalogue import Product, load_product
 from recovery.device import decode
 from recovery.errors import ManifestError
+from recovery.packages import capabilities, trust
 
 REPOSITORY = Path(__file__).parents[2]
 BUILT = 1_700_000_000
@@ -96,10 +103,11 @@ def base() -> Tree:
     return tree
 
 
-def build(folder: Path, start: Tree | None = None) -> Tree:
+def build(folder: Path, start: Tree | None = None, publishers: Path | None = None) -> Tree:
     modules = Tree()
     modules.file("usr/lib/modules/6.12/kernel/fs/fuse/fuse.ko", b"module")
-    return assemble(product(folder), start or base(), modules, b'{"signed": {}}', BUILT)
+    trust = trust_files(b'{"signed": {}}', publishers)
+    return assemble(product(folder), start or base(), modules, trust, BUILT)
 
 
 def test_the_image_says_what_it_is(folder: Path) -> None:
@@ -110,7 +118,7 @@ def test_the_image_says_what_it_is(folder: Path) -> None:
     ]  # fmt: skip
     assert tree.read("etc/hostname") == b"thing-host\n"
     assert tree.read("etc/machine-id") == b""
-    assert tree.read(TRUST_ANCHOR) == b'{"signed": {}}'
+    assert tree.read(ROOT) == b'{"signed": {}}'
     assert int(tree.read("usr/lib/clock-epoch")) == BUILT
     config = decode(tree.read("usr/lib/orbital/device.json"))
     assert (config.system, config.version, config.board) == ("thing", "3.1", "qemu-x86_64")
@@ -243,3 +251,53 @@ def test_the_agent_is_whole_and_nothing_of_the_host(folder: Path) -> None:
 def test_device_json_is_json_with_sorted_keys(folder: Path) -> None:
     document = json.loads(build(folder).read("usr/lib/orbital/device.json"))
     assert list(document) == sorted(document)
+
+
+def test_the_image_says_which_capabilities_packages_may_have(folder: Path) -> None:
+    manifest = folder / "manifests/systems/thing.yaml"
+    manifest.write_text(SYSTEM + "packages: {refuse: [time.set]}\n")
+    policy = capabilities.decode(build(folder).read(str(capabilities.FILE)))
+    assert [item.name for item in policy.capabilities] == list(load_capabilities().names)
+    assert policy.refused == ("time.set",)
+    assert policy.find("time.set") is None
+    assert policy.find("net.client") is not None
+
+
+def test_the_bus_reads_the_policies_of_packages(folder: Path) -> None:
+    text = build(folder).read("usr/share/dbus-1/system.d/orbital-packages.conf").decode()
+    places = {node.tag: node.text for node in ElementTree.fromstring(text)}
+    assert places == {
+        "includedir": "/run/orbital/packages/dbus/system.d",
+        "servicedir": "/run/orbital/packages/dbus/system-services",
+    }
+
+
+def test_publishers_of_the_key_directory_are_trusted_without_their_private_keys(
+    folder: Path, keys: Path
+) -> None:
+    tree = build(folder, publishers=keys / "packages")
+    found = [path for path, entry in tree.items() if path.startswith(f"{FOLDER}/")]
+    names = ("publishers", "publishers.json", "publishers/publisher.der", "root.json")
+    assert sorted(found) == [f"{FOLDER}/{name}" for name in names]
+    image = folder / "image"
+    for path in found:
+        if path != f"{FOLDER}/publishers":
+            (image / path).parent.mkdir(parents=True, exist_ok=True)
+            (image / path).write_bytes(tree.read(path))
+    (publisher,) = trust.load(image).publishers
+    assert (publisher.name, publisher.patterns) == ("publisher", ("*",))
+    certificate = x509.load_der_x509_certificate(tree.read(f"{FOLDER}/publishers/publisher.der"))
+    assert certificate == load_certificate(keys / "packages/publisher.pem")
+
+
+def test_an_image_without_publishers_trusts_none(folder: Path) -> None:
+    tree = build(folder)
+    assert not tree.glob(f"{FOLDER}/publishers*")
+
+
+def test_a_publisher_without_certificate_is_refused(folder: Path, keys: Path) -> None:
+    copy = folder / "keys"
+    shutil.copytree(keys, copy)
+    (copy / "packages/publisher.pem").unlink()
+    with pytest.raises(ManifestError, match="cannot read the certificate"):
+        build(folder, publishers=copy / "packages")
