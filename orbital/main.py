@@ -25,7 +25,7 @@ _DESCRIPTION = "Builds, updates and recovers the operating system of devices."
 _EXIT_CODES = """\
 exit codes:
   0 done · 1 failed · 2 wrong usage · 3 manifest · 4 trust · 5 fetch · 6 refused
-  7 boot control · 8 tool · 9 state · 10 space · 130 interrupted
+  7 boot control · 8 tool · 9 state · 10 space · 11 package change taken back · 130 interrupted
 """
 
 
@@ -45,6 +45,10 @@ GROUPS = {
     "manifest": Group("orbital.manifest", "host", "check manifests, print their JSON Schemas"),
     "qemu": Group("orbital.qemu", "host", "run images on emulated boards"),
     "demo": Group("orbital.demo", "host", "show an update and a rollback from start to end"),
+    "package": Group(
+        "orbital.package", "device", "install, update, remove and inspect feature packages"
+    ),
+    "audit": Group("orbital.audit", "device", "who changed what on this device"),
     "system": Group("orbital.system", "device", "update, roll back and inspect this device's OS"),
 }
 

@@ -54,13 +54,15 @@ class PackageDevice:
         return generation
 
 
-def open_packages(root: Path = Path("/")) -> PackageDevice:
-    """This device. Raises StateError or ManifestError when it was not booted by Orbital, or
-    when nothing it writes would last."""
-    from recovery.packages.system import SystemHost
+def open_packages(root: Path = Path("/"), who: str = "orbital") -> PackageDevice:
+    """This device. who: asks, for the audit trail.
 
+    Raises StateError or ManifestError when it was not booted by Orbital, or
+    when nothing it writes would last.
+    """
     from recovery.boot import load_report
     from recovery.device import load
+    from recovery.packages.system import SystemHost
 
     report = load_report(root)
     if report.volatile:
@@ -73,7 +75,7 @@ def open_packages(root: Path = Path("/")) -> PackageDevice:
     return PackageDevice(
         config=load(root),
         store=store,
-        host=SystemHost(store, root),
+        host=SystemHost(root, who),
         slot=report.slot,
         boot_id=report.boot_id,
         root=root,

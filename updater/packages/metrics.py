@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from recovery import process
+from recovery.errors import OrbitalError, RefusedError
 from recovery.generations import Generation
 from recovery.packages.model import unit_name
+from recovery.value import replace
 from updater.packages.device import PackageDevice
 from updater.packages.exposition import OURS, Family, Sample, labelled, merge, parse, render
 
@@ -65,11 +67,19 @@ _FROM_SYSTEMD = (
 )
 
 
-def collect(device: PackageDevice) -> str:
-    """The whole document. Raises OrbitalError when systemd cannot be asked."""
+def collect(device: PackageDevice, only: str | None = None) -> str:
+    """The whole document, or what it says of one package.
+
+    Raises OrbitalError when systemd cannot be asked or there is no such package.
+    """
     generation = device.store.generations.load(device.store.load().committed)
     if generation is None:
         return ""
+    if only is not None:
+        chosen = tuple(entry for entry in generation.packages if entry.name == only)
+        if not chosen:
+            raise RefusedError(f"cannot show metrics of package {only}: it is not installed")
+        generation = replace(generation, packages=chosen)
     services = services_of(device, generation)
     states = ask_systemd(services)
     found = [*package_families(generation, device), *service_families(services, states)]
@@ -90,8 +100,6 @@ def collect(device: PackageDevice) -> str:
 
 def services_of(device: PackageDevice, generation: Generation) -> tuple[ServiceRef, ...]:
     """Services of the enabled packages whose manifests can be read."""
-    from recovery.errors import OrbitalError
-
     found = []
     for entry in generation.packages:
         if not entry.enabled:

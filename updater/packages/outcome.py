@@ -14,7 +14,6 @@ from recovery.audit import Entry
 from recovery.errors import OrbitalError, PackageError, RefusedError, TrustError
 from recovery.generations import Generation
 from recovery.history import Event, EventKind
-from recovery.packages.host import Activation
 from recovery.value import replace
 from updater.packages.device import PackageDevice
 from updater.packages.difference import Difference, differences
@@ -82,20 +81,6 @@ def rolled_back(
     device.audit.note(
         CHANGE, _subject(new.number), "failed", who=who, detail=reason, boot_id=device.boot_id
     )
-
-
-def refusals(device: PackageDevice, activation: Activation, who: str) -> None:
-    """Services that ask for a capability which this system does not grant."""
-    for active in activation.packages:
-        for service, capability in active.refused:
-            device.audit.note(
-                "package.capability",
-                f"{active.name} {service}",
-                "refused",
-                who=who,
-                detail=f"capability {capability} is not granted on this system",
-                boot_id=device.boot_id,
-            )
 
 
 @contextlib.contextmanager

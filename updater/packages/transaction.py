@@ -208,7 +208,6 @@ def _try(attempt: _Attempt, wanted: Wanted, reporter: Reporter) -> Outcome:
         # The commit point: before it the old set boots, after it the new one.
         store.save(committed(record, new, left))
         outcome.complete(device, attempt.now)
-        outcome.refusals(device, activation, attempt.asked.who)
     return Outcome(new, attempt.found, activation, round(time.monotonic() - began, 3))
 
 

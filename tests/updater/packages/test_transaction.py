@@ -289,11 +289,3 @@ def test_when_even_going_back_fails_the_next_boot_is_named(bench: Bench) -> None
     assert bench.host.running == {"hello": digest_of("hello", "1.0")}
     assert bench.install("hello", "2.0").generation is not None
     assert verify(bench.root).intact
-
-
-def test_a_capability_that_the_system_refuses_is_audited(bench: Bench) -> None:
-    bench.host.refused[digest_of("hello", "1.0")] = (("main", "net.configure"),)
-    bench.install("hello", "1.0")
-    last = bench.device.audit.entries()[-1]
-    assert (last.what, last.subject, last.result) == ("package.capability", "hello main", "refused")
-    assert last.detail == "capability net.configure is not granted on this system"
