@@ -48,13 +48,13 @@ _UNREACHABLE = (
     "does not have a Release file",
 )
 
-# Of apt's downloads in one folder of the tar, the same facts as above; names come as arguments.
+# apt's downloads in one folder of the tar, and the same facts of them; {names} are quoted.
 ARCHIVES = "archives"
 _DOWNLOAD = (
     'mkdir "$1"/' + ARCHIVES + ' && cd "$1"/' + ARCHIVES + " && "
     'APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get download {names} && '
     "for deb in *.deb; do printf '%s\\t%s\\n' \"$(dpkg-deb --show --showformat="
-    "'${{Package}}\\t${{Version}}\\t${{Architecture}}\\t${{source:Package}}' \"$deb\")\" "
+    '\'${{Package}}\\t${{Version}}\\t${{Architecture}}\\t${{source:Package}}\' "$deb")" '
     '"$(sha256sum < "$deb" | cut -d" " -f1)"; done > "$1"/' + LOCK_MEMBER
 )
 
