@@ -62,7 +62,7 @@ class Checking:
                 elif not passed:
                     left.append(wait)
             if again:
-                process.run(["systemctl", "start", "--no-block", *again], timeout=60, check=False)
+                process.run(["systemctl", "restart", "--no-block", *again], timeout=60, check=False)
             self._waiting = left
             if left:
                 time.sleep(_PAUSE_SECONDS)
@@ -99,13 +99,13 @@ class Checking:
         return time.monotonic() - wait.active_since >= needed
 
     def _checked(self, wait: _Wait, state: dict[str, str], again: list[str]) -> bool:
-        """Whether the run of the check that we asked for has passed; asks for one if none runs."""
+        """Whether the run of the check that we asked for has passed; asks again if it failed."""
         invocation, active = state.get("InvocationID", ""), state.get("ActiveState", "")
         if wait.check in self._started:
-            if invocation == wait.asked or active in ("activating", "reloading", "deactivating"):
-                return False  # queued behind its service, or running
-            if active == "inactive" and state.get("Result") == "success":
+            if invocation != wait.asked and active == "active":
                 return True
+            if invocation == wait.asked or active != "failed":
+                return False  # queued behind its service, or running
         self._started.add(wait.check)
         wait.asked = invocation
         again.append(wait.check)

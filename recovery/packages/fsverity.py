@@ -73,13 +73,13 @@ def signature(file: Path | int) -> bytes:
     argument = struct.pack(
         "<QQQQQ", _TYPE_SIGNATURE, 0, _SIGNATURE_AT_MOST, ctypes.addressof(buffer), 0
     )
-    if isinstance(file, int):
-        return buffer.raw[: _read_metadata(file, argument)]
-    fd = _open(file)
+    fd = file if isinstance(file, int) else _open(file)
     try:
-        return buffer.raw[: _read_metadata(fd, argument)]
+        size = _read_metadata(fd, argument)
     finally:
-        os.close(fd)
+        if fd is not file:
+            os.close(fd)
+    return buffer.raw[:size]
 
 
 def open_verified(path: Path) -> int:

@@ -112,7 +112,7 @@ class Overlay:
             for item in additions:
                 for path in self._check(item):
                     self._place(skeleton, item, path)
-            data = [self.paths.image(item.digest) / "usr" for item in additions]
+            data = [self.paths.image(item.digest) for item in additions]
             return mountapi.overlay(
                 f"{SYSTEM_SOURCE}{name}",
                 [skeleton, base],
@@ -175,7 +175,9 @@ class Overlay:
         # Never set-user-ID: what a package adds gives nobody more rights.
         target.chmod(stat.S_IMODE(info.st_mode) & 0o755)
         os.setxattr(target, "trusted.overlay.metacopy", b"")
-        os.setxattr(target, "trusted.overlay.redirect", f"/{path}".encode())
+        # From the image's top: where the base has a folder of the path's first name, the
+        # kernel forgets that the redirect is absolute, and finds no data (6.12).
+        os.setxattr(target, "trusted.overlay.redirect", f"/usr/{path}".encode())
 
 
 def _make_folders(top: Path, path: str) -> None:

@@ -96,27 +96,26 @@ class SystemHost:
         if not units:
             return
         # Starts of an earlier version must not count against this one.
-        patterns = [f"orbital.{name}.*" for name in packages]
-        process.run(["systemctl", "reset-failed", *patterns], timeout=_JOB_SECONDS, check=False)
+        process.run(["systemctl", "reset-failed", *units], timeout=_JOB_SECONDS, check=False)
         process.run(["systemctl", "start", *units], timeout=_JOB_SECONDS, check=False)
 
     def check(self, packages: Collection[str]) -> dict[str, str]:
         """Waits for the checks of these packages' services; why by package, if they failed."""
         wanted = []
+        failures: dict[str, str] = {}
         active = load_active(self.paths)
         for item in active.packages if active is not None else ():
             if item.name not in packages:
+                continue
+            if item.failure:
+                failures[item.name] = item.failure
                 continue
             services = {
                 model.unit_name(item.name, service.name): service
                 for service in self._mounted(item.digest).services
             }
             wanted += [(item.name, services[unit]) for unit in item.units if unit in services]
-        failures = Checking(wanted).run()
-        for item in active.packages if active is not None else ():
-            if item.name in packages and item.failure:
-                failures[item.name] = item.failure
-        return failures
+        return {**Checking(wanted).run(), **failures}
 
     def migrate(self, entry: PackageEntry, source: int, target: int) -> None:
         """Runs the declared migrations on the entry's state layer, with its image's programs."""

@@ -152,7 +152,9 @@ def _check(plan: ServicePlan, *, watch: bool) -> str:
         # interval apart, of which less than three are in the limit's time: `_watch_seconds`.
         run += ["Restart=on-failure", "RestartSec=1"]
     else:
-        unit += ["StartLimitIntervalSec=0"]
+        # Its last result stays to be seen as long as the service runs.
+        unit += [f"PartOf={plan.unit}", "StartLimitIntervalSec=0"]
+        run += ["RemainAfterExit=yes"]
     run += [f"TimeoutStartSec={seconds + (1 if watch else 5)}"]
     sandbox = replace(
         plan.sandbox,
