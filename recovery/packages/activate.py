@@ -161,7 +161,10 @@ class Activator:
                 wanted[item.entry.name] = slices
         for name, slices in wanted.items():
             files = {f"{key}.json": text for key, text in slices.items()}
-            write_files(self.paths.config / name, files, _any)
+            directory = self.paths.config / name
+            directory.mkdir(parents=True, exist_ok=True)
+            directory.chmod(0o755)
+            write_files(directory, files, _any)
         for directory in children(self.paths.config):
             if directory.name not in wanted:
                 write_files(directory, {}, _any)
