@@ -14,8 +14,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from manifests.document import load_document
-from manifests.feature import CapabilityName
-from manifests.fields import Summary, matching
+from manifests.fields import CapabilityName, Summary, matching
 from manifests.problem import Path as Place
 from manifests.problem import Problem, repeated, suggestion, unknown
 from recovery.packages import capabilities as device

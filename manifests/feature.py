@@ -12,36 +12,25 @@ import msgspec
 from msgspec import Meta
 
 from manifests.constraints import EXPECTED as CONSTRAINT_EXPECTED
-from manifests.fields import DebianPackage, Name, Summary, Version, matching
+from manifests.fields import (
+    CapabilityName,
+    DebianPackage,
+    InterfaceName,
+    InterfaceVersion,
+    Line,
+    Name,
+    SourcePath,
+    Summary,
+    UsrPath,
+    Version,
+    matching,
+)
 from manifests.sizes import Size
 
 Versions = Annotated[str, Meta(extra={"expected": CONSTRAINT_EXPECTED})]
 """Version constraints; `manifests.constraints` says how they are written."""
 
-CapabilityName = Annotated[
-    str,
-    matching(r"^[a-z]+(\.[a-z]+)+$", 'a capability such as "net.client" (see capabilities.yaml)'),
-]
-InterfaceName = Annotated[
-    str,
-    matching(
-        r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+$",
-        'a D-Bus name such as "org.example.Tunnel1"',
-    ),
-]
-InterfaceVersion = Annotated[
-    str, matching(r"^(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)$", 'MAJOR.MINOR such as "1.2"')
-]
-ProgramPath = Annotated[
-    str, matching(r"^/usr/[^\s]+$", 'the full path of a program below /usr, such as "/usr/bin/wg"')
-]
-UsrPath = Annotated[
-    str,
-    matching(r"^usr/[A-Za-z0-9_.+@/-]+$", "a path below usr/ without a leading slash"),
-]
-SourcePath = Annotated[str, matching(r"^[^/].*$", "a path relative to the manifest's folder")]
 Argument = Annotated[str, Meta(extra={"expected": "a program argument"})]
-Line = Annotated[str, matching(r"^[^\x00-\x1f\x7f]*$", "one line of text")]
 Seconds = Annotated[int, Meta(ge=0, le=86400, extra={"expected": "seconds from 0 to 86400"})]
 Positive = Annotated[int, Meta(ge=1, le=3600, extra={"expected": "a number from 1 to 3600"})]
 Tasks = Annotated[int, Meta(ge=1, le=4096, extra={"expected": "a number from 1 to 4096"})]

@@ -58,3 +58,26 @@ Url = Annotated[
         r"^(https?|file)://[^\s]+$", "an address that starts with https://, http:// or file://"
     ),
 ]
+CapabilityName = Annotated[
+    str,
+    matching(r"^[a-z]+(\.[a-z]+)+$", 'a capability such as "net.client" (see capabilities.yaml)'),
+]
+ProgramPath = Annotated[
+    str, matching(r"^/usr/[^\s]+$", 'the full path of a program below /usr, such as "/usr/bin/wg"')
+]
+UsrPath = Annotated[
+    str,
+    matching(r"^usr/[A-Za-z0-9_.+@/-]+$", "a path below usr/ without a leading slash"),
+]
+SourcePath = Annotated[str, matching(r"^[^/].*$", "a path relative to the manifest's folder")]
+Line = Annotated[str, matching(r"^[^\x00-\x1f\x7f]*$", "one line of text")]
+InterfaceName = Annotated[
+    str,
+    matching(
+        r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+$",
+        'a D-Bus name such as "org.example.Tunnel1"',
+    ),
+]
+InterfaceVersion = Annotated[
+    str, matching(r"^(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)$", 'MAJOR.MINOR such as "1.2"')
+]

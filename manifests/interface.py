@@ -15,8 +15,10 @@ FORMAT = 1
 class OsInterface(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The promise of one image.
 
+    architecture: as boards name it ("x86_64").
     libraries: of each soname that the system manifest declares, the symbol
-    versions it defines, sorted ("GLIBC_2.34"; empty for an unversioned one).
+    versions it defines, sorted ("GLIBC_2.34"; empty for an unversioned one);
+    without private ones ("GLIBC_PRIVATE"), which may change at any time.
     programs: interpreters and commands below /usr that packages may start.
     files: every path below usr/ in the image, sorted, directories not included.
     packages: system packages inside, with versions.

@@ -9,13 +9,14 @@ import msgspec
 from msgspec import Meta
 
 from manifests.capabilities import unknown_capabilities
-from manifests.feature import CapabilityName, ProgramPath
 from manifests.fields import (
+    CapabilityName,
     DebianPackage,
     HostName,
     KernelArgument,
     Module,
     Name,
+    ProgramPath,
     Soname,
     Summary,
     TimeOfDay,

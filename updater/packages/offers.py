@@ -16,8 +16,7 @@ from typing import Any
 import msgspec
 
 from manifests.constraints import is_constraint
-from manifests.feature import CapabilityName, InterfaceName, InterfaceVersion
-from manifests.fields import Name
+from manifests.fields import CapabilityName, InterfaceName, InterfaceVersion, Name
 from manifests.package_index import FORMAT, PackageRelease, PackageReleases
 from manifests.versions import is_version, version_key
 from recovery.errors import TrustError
