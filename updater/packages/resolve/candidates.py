@@ -187,11 +187,9 @@ class Catalogue:
             )
             self._link(candidate, release)
             made.append(candidate)
-        return Shelf(kind, self._ordered(name, made, bool(present)), tuple(out))
+        return Shelf(kind, self._ordered(name, made), tuple(out))
 
-    def _ordered(
-        self, name: str, newest_first: list[Candidate], installed: bool
-    ) -> tuple[Candidate, ...]:
+    def _ordered(self, name: str, newest_first: list[Candidate]) -> tuple[Candidate, ...]:
         """By preference: what is there stays, unless somebody named it for an upgrade."""
         inside = self.environment.packages.get(name)
         moves = self.upgrade is not None and name in self.upgrade
@@ -204,7 +202,8 @@ class Catalogue:
                 None,
                 self.environment.interfaces.get(name, ()),
             )
-            if installed or moves or name in self._named:
+            layered = any(item.installed is not None for item in newest_first)
+            if layered or moves or name in self._named:
                 newest_first = [*newest_first, own]
             else:
                 newest_first = [own, *newest_first]

@@ -112,8 +112,10 @@ def _story(
 ) -> list[str]:
     lines: list[str] = []
     chains: list[Candidate] = []
-    for need in needs:
-        chain = _chain(problem, roots, answer, need)
+    ordered = [_chain(problem, roots, answer, need) for need in needs]
+    # What the user asked for first: it is what brought the conflict about.
+    ordered.sort(key=lambda chain: (chain[0].who != USER, [_says(item) for item in chain]))
+    for chain in ordered:
         chains += [item.by for item in chain if item.by is not None]
         lines.append("; ".join(_says(item) for item in chain))
     lines += [f"{name}:", *_versions(problem, name, needs)]
@@ -180,18 +182,14 @@ def _versions(problem: Packages, name: str, needs: Sequence[Requirement]) -> lis
 def _against(problem: Packages, candidate: Candidate, needs: Sequence[Requirement]) -> str:
     for need in needs:
         if candidate.version not in problem.allowed(need):
-            who = need.by.title if need.by is not None else _who(need)
+            who = need.by.title if need.by is not None else ""
             if problem.catalogue.accepts(need.versions, candidate.version):
                 missing = problem.catalogue.missing(need, candidate)
                 return f"does not offer {missing}, which {who} needs"
+            if need.by is None:
+                return _says(need)
             return f"{who} needs {need.versions}"
     return problem.views.of(candidate).failure or "would do"
-
-
-def _who(need: Requirement) -> str:
-    if need.who == USER:
-        return "what you asked for"
-    return "what is installed" if need.who == INSTALLED else need.who
 
 
 def _others(
