@@ -341,7 +341,7 @@ def _failed(args: argparse.Namespace, output: Output) -> int:
 
     device = open_packages(who=failed.WHO)
     try:
-        done = failed.contain(device, args.package, output.reporter, lifecycle.back)
+        done = failed.contain(device, args.package, output.reporter, lifecycle.back_of(device))
     except OrbitalError as error:
         failed.note_refusal(device, args.package, error)
         raise

@@ -9,16 +9,22 @@ from recovery.audit import Audit
 from recovery.device import DeviceConfig
 from recovery.errors import RefusedError, StateError
 from recovery.generations import Generation
+from recovery.packages import fsverity
 from recovery.packages.host import PackageHost
 from recovery.slots import Slot
 from recovery.state import STATE_ROOT, StateRecord, StateStore
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from updater.packages.fetch import Verity
 
 
 @dataclass(frozen=True)
 class PackageDevice:
     """Everything that a change touches.
 
-    slot, boot_id: of this boot. root: where /run and /usr are found.
+    slot, boot_id: of this boot. root: where /run and /usr are found. verity:
+    puts images under fs-verity.
     """
 
     config: DeviceConfig
@@ -27,6 +33,7 @@ class PackageDevice:
     slot: Slot
     boot_id: str
     root: Path = Path("/")
+    verity: Verity = fsverity
 
     @property
     def audit(self) -> Audit:

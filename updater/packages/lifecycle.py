@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
-from recovery.errors import RefusedError, SpaceError
+from manifests.constraints import Constraint, parse_constraint
+from recovery.errors import OrbitalError, RefusedError
 from recovery.generations import Generation, PackageEntry
 from recovery.reporter import Reporter
 from recovery.state import StateRecord
 from recovery.value import replace
-from updater.packages import gc
+from updater.packages import changes, edits, gc
+from updater.packages.changes import Change, Moment, installed, kept_wants
 from updater.packages.device import PackageDevice
 from updater.packages.difference import Difference, differences
+from updater.packages.failed import Back
+from updater.packages.known import Known, look
+from updater.packages.market import market
 from updater.packages.outcome import audited
+from updater.packages.resolve.model import Offers, Resolved, Want
+from updater.packages.resolve.resolver import resolve
 from updater.packages.transaction import Asked, Outcome, Wanted, change, reconcile
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from updater.packages.offers import Offers
-    from updater.source import Source
 
 
 def _agreed(_found: Sequence[Difference], _fetch_bytes: int) -> None:
@@ -40,53 +42,87 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Market:
-    """An opened repository: what it offers, and where images come from."""
+class _Order:
+    """A verb on packages. names: for people and the audit trail."""
 
-    offers: Offers
-    source: Source
+    verb: str
+    names: Sequence[str]
+    terms: Terms
+    reporter: Reporter
 
+    @property
+    def asked(self) -> Asked:
+        """For the transaction."""
+        return Asked(f"{self.verb} {' '.join(self.names)}".strip(), self.terms.who)
 
-@contextmanager
-def market(device: PackageDevice, terms: Terms) -> Iterator[Market]:
-    """The repository, refreshed and verified. Raises TrustError, FetchError; the caller holds
-    the lock, for what was seen is remembered."""
-    from recovery.packages import trust
-    from updater.device import ANCHOR
-    from updater.packages.offers import Offers
-    from updater.policy import load_policy
-    from updater.trust import TrustedRepository
-    from updater.update import open_source
-
-    source = open_source(terms.source or load_policy(device.config).source)
-    try:
-        try:
-            repository = TrustedRepository(
-                source,
-                anchor=device.root / ANCHOR,
-                directory=device.store.root / "tuf",
-                built=device.config.built,
-                now=terms.now(),
-            )
-        except OSError as error:
-            raise SpaceError(
-                f"cannot keep metadata: {error.strerror}", details=str(error.filename or "")
-            ) from error
-        with repository:
-            repository.refresh()
-            publishers = trust.load(device.root)
-            yield Market(
-                Offers(repository, architecture=architecture(device), publishers=publishers),
-                source,
-            )
-    finally:
-        source.close()
+    @property
+    def subject(self) -> str:
+        """For the audit trail."""
+        return ", ".join(self.names) or "all"
 
 
-def architecture(device: PackageDevice) -> str:
-    """Debian's name of the device's architecture."""
-    names = {"x86_64": "amd64", "aarch64": "arm64"}
-    return names.get(device.config.architecture, device.config.architecture)
+def install(
+    device: PackageDevice,
+    words: Sequence[str],
+    terms: Terms,
+    reporter: Reporter,
+    *,
+    start: bool = True,
+) -> Outcome:
+    """Installs NAME or NAME=VERSION, with what they need. start: enables what is new.
+
+    Raises ConflictError, RefusedError, TrustError, FetchError, SpaceError: nothing has changed;
+    PackageError: tried, and taken back.
+    """
+    asked_for = dict(map(_named, words))
+
+    def decide(known: Known, offers: Offers) -> Change:
+        wants = [
+            *kept_wants(known.present, without=asked_for),
+            *(Want(name, versions) for name, versions in asked_for.items()),
+        ]
+        found = resolve(
+            wants,
+            offers,
+            known.environment(retry=_exact(asked_for)),
+            installed(known.present),
+            upgrade=frozenset(),
+        )
+        change = changes.install(
+            known.present, found, known.moment, frozenset(asked_for), start=start
+        )
+        return _repaired(device, change, offers, asked_for, known.moment)
+
+    return _shopped(device, _Order("install", words, terms, reporter), decide)
+
+
+def update(
+    device: PackageDevice, words: Sequence[str], terms: Terms, reporter: Reporter
+) -> Outcome:
+    """Updates the named packages (NAME or NAME=VERSION), or all, to what is newest and fits.
+
+    Raises as `install`.
+    """
+    asked_for = dict(map(_named, words))
+
+    def decide(known: Known, offers: Offers) -> Change:
+        for name in asked_for:
+            if known.present.find(name) is None:
+                raise _not_installed("update", name)
+        wants = [
+            *kept_wants(known.present, without=asked_for),
+            *(Want(name, versions) for name, versions in asked_for.items()),
+        ]
+        found = resolve(
+            wants,
+            offers,
+            known.environment(retry=_exact(asked_for)),
+            installed(known.present),
+            upgrade=frozenset(asked_for) if asked_for else None,
+        )
+        return changes.install(known.present, found, known.moment)
+
+    return _shopped(device, _Order("update", words, terms, reporter), decide)
 
 
 def switch(
@@ -98,20 +134,162 @@ def switch(
     enabled: bool,
 ) -> Outcome:
     """Starts or stops the services of packages for good. Raises RefusedError, PackageError."""
+    act = edits.enable if enabled else edits.disable
     verb = "enable" if enabled else "disable"
+    order = _Order(verb, names, terms, reporter)
+    return _local(device, order, lambda known: act(known.present, names, known.moment))
 
-    def plan(old: Generation, _record: StateRecord, _number: int) -> Wanted:
-        require_installed(old, names)
-        return Wanted(
-            tuple(
-                replace(entry, enabled=enabled) if entry.name in names else entry
-                for entry in old.packages
-            )
-        )
 
-    asked = Asked(f"{verb} {' '.join(names)}", terms.who)
-    with audited(device, f"package.{verb}", ", ".join(names), terms.who):
-        return change(device, plan, asked, reporter, now=terms.now)
+def remove(
+    device: PackageDevice,
+    names: Sequence[str],
+    terms: Terms,
+    reporter: Reporter,
+    *,
+    with_dependents: bool = False,
+) -> Outcome:
+    """Removes packages and what only they needed. Raises RefusedError, PackageError."""
+    return _local(
+        device,
+        _Order("remove", names, terms, reporter),
+        lambda known: edits.remove(
+            known.present, names, known.moment, with_dependents=with_dependents
+        ),
+    )
+
+
+def rollback(device: PackageDevice, name: str | None, terms: Terms, reporter: Reporter) -> Outcome:
+    """One package to its version before; without a name, the set before the last change.
+
+    Raises RefusedError, PackageError.
+    """
+    if name is None:
+        return rollback_set(device, terms, reporter)
+    return _local(
+        device,
+        _Order("rollback", [name], terms, reporter),
+        lambda known: edits.rollback(known.present, name, known.moment),
+    )
+
+
+def back_of(device: PackageDevice, now: Callable[[], float] = time.time) -> Back:
+    """What `failed.contain` needs: one package back to its version before."""
+
+    def back(old: Generation, record: StateRecord, number: int, name: str) -> Wanted:
+        known = look(device, old, record, Moment(number, int(now())))
+        return Wanted(edits.rollback(known.present, name, known.moment).packages)
+
+    return back
+
+
+def _local(device: PackageDevice, order: _Order, decide: Callable[[Known], Change]) -> Outcome:
+    """A change that needs no repository."""
+    terms = order.terms
+
+    def plan(old: Generation, record: StateRecord, number: int) -> Wanted:
+        made = decide(look(device, old, record, Moment(number, int(terms.now()))))
+        found = differences(old.packages, made.packages)
+        _tell(order, made, found, 0)
+        left = _left(found, terms.who) if order.verb == "rollback" else {}
+        return Wanted(made.packages, quarantine=left)
+
+    with audited(device, f"package.{order.verb}", order.subject, terms.who):
+        return change(device, plan, order.asked, order.reporter, now=terms.now)
+
+
+def _shopped(
+    device: PackageDevice, order: _Order, decide: Callable[[Known, Offers], Change]
+) -> Outcome:
+    """A change that takes what a repository offers."""
+    store = device.store.root / "store"
+    terms, reporter = order.terms, order.reporter
+
+    def plan(old: Generation, record: StateRecord, number: int) -> Wanted:
+        known = look(device, old, record, Moment(number, int(terms.now())))
+        reporter.stage("check for packages")
+        shop = opened.enter_context(market(device, terms.source, terms.now()))
+        reporter.stage("resolve")
+        made = decide(known, shop.offers)
+        releases = [item.release for item in made.fetch]
+        size = sum(item.stream.size for item in releases if not (store / item.digest).exists())
+        _tell(order, made, differences(old.packages, made.packages), size)
+
+        def fetch() -> None:
+            from updater.packages.fetch import fetch_all
+
+            reporter.stage("download")
+            fetch_all(releases, shop.source, store, reporter, verity=device.verity)
+
+        return Wanted(made.packages, fetch)
+
+    with (
+        audited(device, f"package.{order.verb}", order.subject, terms.who),
+        ExitStack() as opened,
+    ):
+        return change(device, plan, order.asked, reporter, now=terms.now)
+
+
+def _tell(order: _Order, made: Change, found: Sequence[Difference], fetch_bytes: int) -> None:
+    for note in made.notes:
+        order.reporter.message(note)
+    if found:
+        order.terms.confirm(found, fetch_bytes)
+
+
+def _left(found: Sequence[Difference], who: str) -> dict[tuple[str, str], str]:
+    """Versions that somebody leaves by hand: not offered again by themselves."""
+    return {
+        (item.name, item.before.version): f"rolled back by {who}"
+        for item in found
+        if item.before and item.after and item.before.version != item.after.version
+    }
+
+
+def _repaired(
+    device: PackageDevice,
+    made: Change,
+    offers: Offers,
+    names: Collection[str],
+    moment: Moment,
+) -> Change:
+    """Fetches images of the named packages again that cannot be trusted any more where they lie."""
+    entries, fetch = [], list(made.fetch)
+    fetched = {item.release.digest for item in fetch}
+    for entry in made.packages:
+        again = entry.name in names and entry.digest not in fetched and _damaged(device, entry)
+        offered = offers.releases(entry.name) if again else ()
+        release = next((item for item in offered if item.digest == entry.digest), None)
+        if release is not None:
+            fetch.append(Resolved(entry.name, release))
+            entry = replace(entry, state=moment.number)  # noqa: PLW2901
+        entries.append(entry)
+    return Change(tuple(entries), tuple(fetch), made.notes)
+
+
+def _damaged(device: PackageDevice, entry: PackageEntry) -> bool:
+    try:
+        device.host.manifest(entry.digest)
+    except OrbitalError:
+        return True
+    return False
+
+
+def _named(word: str) -> tuple[str, Constraint]:
+    """NAME or NAME=VERSION. Raises ManifestError."""
+    name, sign, version = word.partition("=")
+    return name, parse_constraint(f"={version}" if sign else "*")
+
+
+def _exact(asked_for: Mapping[str, Constraint]) -> frozenset[str]:
+    """Names whose version was said: a version that failed before may be tried again."""
+    return frozenset(name for name, versions in asked_for.items() if versions.parts)
+
+
+def _not_installed(verb: str, name: str) -> RefusedError:
+    return RefusedError(
+        f"cannot {verb} {name}: it is not installed",
+        resolution=f"install it: 'orbital package install {name}'",
+    )
 
 
 def rollback_set(device: PackageDevice, terms: Terms, reporter: Reporter) -> Outcome:
@@ -131,12 +309,7 @@ def rollback_set(device: PackageDevice, terms: Terms, reporter: Reporter) -> Out
             )
         found = differences(old.packages, before.packages)
         terms.confirm(found, 0)
-        left = {
-            (item.name, item.before.version): f"rolled back by {terms.who}"
-            for item in found
-            if item.before and item.after and item.before.version != item.after.version
-        }
-        return Wanted(before.packages, quarantine=left)
+        return Wanted(before.packages, quarantine=_left(found, terms.who))
 
     asked = Asked("roll back to the set before", terms.who)
     with audited(device, "package.rollback", "the set before", terms.who):
@@ -148,17 +321,3 @@ def collect(device: PackageDevice, *, dry_run: bool) -> tuple[gc.Garbage, str]:
     with device.store.lock("orbital package gc"):
         finished = "" if dry_run else reconcile(device)
         return gc.collect(device, dry_run=dry_run), finished
-
-
-def require_installed(generation: Generation, names: Sequence[str]) -> list[PackageEntry]:
-    """Their entries. Raises RefusedError for one that is not installed."""
-    found = []
-    for name in names:
-        entry = generation.package(name)
-        if entry is None:
-            raise RefusedError(
-                f"cannot change package {name}: it is not installed",
-                resolution="'orbital package list' shows what is",
-            )
-        found.append(entry)
-    return found
