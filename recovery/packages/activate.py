@@ -54,7 +54,7 @@ class Activator:
         """Activates everything; what has changed with it. Raises OSError for the system's own."""
         before = load_active(self.paths)
         views.ensure_base(self.paths)
-        failures: dict[str, str] = {}
+        failures: dict[PackageEntry, str] = {}
         opened = self._open(failures)
         ready = self._prepare(opened, failures)
         overlaid = self._overlay(ready)
@@ -80,7 +80,7 @@ class Activator:
     def _entries(self) -> tuple[PackageEntry, ...]:
         return self.generation.packages
 
-    def _open(self, failures: dict[str, str]) -> dict[str, Package]:
+    def _open(self, failures: dict[PackageEntry, str]) -> dict[str, Package]:
         """Verifies and mounts every image; manifests by digest."""
         opened: dict[str, Package] = {}
         for entry in self._entries():
@@ -92,21 +92,24 @@ class Activator:
                     raise TrustError(f"cannot use package {entry.name}: it is a {package.kind}")
                 opened[entry.digest] = package
             except (OrbitalError, OSError) as error:
-                failures[entry.digest] = store.reason(error)
+                failures[entry] = store.reason(error)
         return opened
 
-    def _prepare(self, opened: dict[str, Package], failures: dict[str, str]) -> list[Ready]:
+    def _prepare(
+        self, opened: dict[str, Package], failures: dict[PackageEntry, str]
+    ) -> list[Ready]:
         """Views and state layers."""
         layered = plans.layered_digests(self.generation, opened)
         found: list[Ready] = []
         for entry in self._entries():
-            package = opened.get(entry.digest)
-            if package is None:
+            # Not by its image alone: another entry may have opened the same one.
+            if entry in failures:
                 continue
+            package = opened[entry.digest]
             try:
                 found.append(self._ready(entry, package, opened, layered))
             except (OrbitalError, OSError) as error:
-                failures[entry.digest] = store.reason(error)
+                failures[entry] = store.reason(error)
         return found
 
     def _ready(
@@ -160,6 +163,7 @@ class Activator:
                     self.notes += problems
                 wanted[item.entry.name] = slices
         for name, slices in wanted.items():
+            (self.paths.config / name).mkdir(parents=True, exist_ok=True)
             files = {f"{key}.json": text for key, text in slices.items()}
             directory = self.paths.config / name
             directory.mkdir(parents=True, exist_ok=True)
@@ -204,10 +208,10 @@ class Activator:
         self,
         entry: PackageEntry,
         services: Mapping[str, Sequence[ServicePlan]],
-        failures: Mapping[str, str],
+        failures: Mapping[PackageEntry, str],
     ) -> Active:
-        if entry.digest in failures:
-            why = failures[entry.digest]
+        if entry in failures:
+            why = failures[entry]
             return Active(entry.name, entry.version, entry.digest, failure=why)
         mine = services[entry.digest]
         return Active(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from recovery.packages.model import Service
 
 _PAUSE_SECONDS = 0.2
-_SETTLE_SECONDS = 1.0
+_SETTLE_SECONDS = 2.0
 _PROPERTIES = "Id,ActiveState,SubState,Result,InvocationID,ConditionResult,NRestarts"
 
 

@@ -147,6 +147,7 @@ def _refusal(path: Path, error: OSError) -> Exception:
         errno.ENOKEY,
         errno.EINVAL,
         errno.EMSGSIZE,
+        errno.EPERM,  # no signature at all
     ):
         return TrustError(
             f"cannot trust {path}: the kernel refuses its signature",

@@ -70,7 +70,8 @@ def command(lines: Sequence[str], words: Sequence[str], *, terminal: bool) -> li
         "--pty" if terminal else "--pipe",
         # "$" and "%" in what the package or the caller says mean nothing.
         "--expand-environment=no",
-        *(f"--property={line}" for line in lines),
+        # The bus has another name for this one (systemd 257).
+        *(f"--property={line.replace('PrivateTmp=', 'PrivateTmpEx=')}" for line in lines),
         "--",
         *words,
     ]

@@ -121,6 +121,9 @@ def _service(plan: ServicePlan) -> str:
         f"ExecStart={command_line(service.command)}",
         *[f"Environment={_word(f'{name}={value}')}" for name, value in service.environment],
         f"Restart={service.restart}",
+        # Else each restart would count as a failure of the unit and start OnFailure= (257);
+        # this way only the last one does, when the limit of starts is reached.
+        "RestartMode=direct",
         f"RestartSec={service.restart_seconds}",
         f"TimeoutStartSec={service.start_seconds}",
         f"TimeoutStopSec={service.stop_seconds}",
@@ -150,7 +153,9 @@ def _check(plan: ServicePlan, *, watch: bool) -> str:
         ]
         # Failures follow each other at once and reach the limit; runs that pass are an
         # interval apart, of which less than three are in the limit's time: `_watch_seconds`.
-        run += ["Restart=on-failure", "RestartSec=1"]
+        run += ["Restart=on-failure", "RestartMode=direct", "RestartSec=1"]
+        # A check that is stopped with its service has not failed.
+        run += ["SuccessExitStatus=SIGTERM"]
     else:
         # Its last result stays to be seen as long as the service runs.
         unit += [f"PartOf={plan.unit}", "StartLimitIntervalSec=0"]
