@@ -81,8 +81,11 @@ class Device:
 
     def configure(self, package: str, name: str, **values: object) -> Document:
         """Sets values of a package's configuration slice; its services start again with them."""
-        words = [f"{key}={json.dumps(value)}" for key, value in values.items()]
-        return self.package("configure", package, name, *words)
+        words = [
+            f"{name}.{key}={value if isinstance(value, str) else json.dumps(value)}"
+            for key, value in values.items()
+        ]
+        return self.package("configure", package, *words)
 
     def unit(self, package: str, service: str) -> dict[str, str]:
         """What systemd says of a service: ActiveState, NRestarts, MainPID, InvocationID."""
@@ -92,8 +95,9 @@ class Device:
         return dict(line.partition("=")[::2] for line in text.splitlines() if "=" in line)
 
     def audit(self) -> list[Document]:
-        """The entries of `orbital audit`, oldest first; the chain is verified."""
-        entries: list[Document] = self.ask("audit")["entries"]
+        """All entries of `orbital audit`, oldest first, whose chain is whole."""
+        assert self.ask("audit", "--verify")["intact"] is True
+        entries: list[Document] = self.ask("audit", "--last", "0")["entries"]
         return entries
 
     def refused(self, *words: str, timeout: float = 400) -> str:

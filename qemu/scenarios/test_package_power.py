@@ -24,7 +24,7 @@ def test_a_power_cut_leaves_one_whole_set(
     stock.offer_package("counter", version="1.1", services=NEXT)
     count = int(stocked.run_program("counter", "value").output.split()[-1])
     machine.run("sync")
-    job = machine.shell.spawn(f"orbital package update counter --to 1.1 --source {shop.url}")
+    job = machine.shell.spawn(f"orbital package install counter=1.1 --source {shop.url}")
     deadline = Deadline(200)
     if moment == "committed":
         # Who was told that it is done has the new set, whatever happens then.

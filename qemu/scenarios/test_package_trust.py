@@ -23,7 +23,7 @@ BLOCK = 4096
 
 def store_file(device: Device, name: str) -> str:
     """The file of a package's image on the device."""
-    digest = device.package("info", name)["digest"]
+    digest = device.packages()[name]["digest"]
     return f"/state/orbital/store/{digest}"
 
 
@@ -42,7 +42,7 @@ def test_an_image_altered_on_disk_between_two_boots_harms_only_its_package(
     stocked.settle(BOOT_SECONDS)
 
     found = stocked.packages()["counter"]
-    assert found["failure"], "its image is refused"
+    assert found["state"] == "failed" and found["why"], "its image is refused"
     assert stocked.unit("counter", "count")["ActiveState"] == "inactive"
     assert stocked.unit("teller", "tell")["ActiveState"] == "active", "the others run"
     assert stocked.status()["committed"] is True
@@ -99,7 +99,7 @@ def test_an_older_state_of_the_repository_is_refused(
     own.offer_package("hungry", version="0.5")
     shutil.copytree(own.repository, tmp_path / "old")
     own.offer_package("hungry", version="0.6")
-    stocked.package("install", "hungry", "--to", "0.6", source=serve(own.repository).url)
+    stocked.install(serve(own.repository).url, "hungry=0.6")
     stocked.package("remove", "hungry")
     assert_refused(stocked, serve(tmp_path / "old"), "hungry")
 
