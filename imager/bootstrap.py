@@ -112,6 +112,8 @@ def download(
     names = " ".join(shlex.quote(name) for name in packages)
     command = [
         *_common("custom", architecture),
+        # Nothing runs in the tree, so no emulator is needed for another architecture.
+        "--skip=check/qemu",
         f"--extract-hook={_DOWNLOAD.format(names=names)}",
         release,
         str(output),
