@@ -34,6 +34,9 @@ def check_entry(entry: PackageEntry) -> None:
             raise StateError(f"cannot use package {entry.name!r}: {digest!r} is no digest")
     if not is_name(entry.name):
         raise StateError(f"cannot use package {entry.name!r}: not a name")
+    # 0: none. What is no feature runs nothing, see `check_manifest`.
+    if entry.uid == 0 and entry.kind != "feature":
+        return
     if not FIRST_UID <= entry.uid <= LAST_UID - _BLOCK + 1 or (entry.uid - FIRST_UID) % _BLOCK:
         raise StateError(
             f"cannot use package {entry.name}: its user id {entry.uid} is no package's"
@@ -66,6 +69,8 @@ def _problems(package: Package) -> Iterator[str]:
     for name in names:
         if not is_name(name):
             yield f"{name!r} is not a name"
+    if package.kind != "feature" and (package.services or package.programs):
+        yield f"a {package.kind} package has neither services nor programs"
     for kind, several in (("service", package.services), ("program", package.programs)):
         if len({item.name for item in several}) != len(several):
             yield f"two with the same name of a {kind}"
