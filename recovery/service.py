@@ -87,7 +87,7 @@ class Agent:
         if self._host is None:
             from recovery.packages.system import SystemHost
 
-            self._host = SystemHost(self.store, self.root)
+            self._host = SystemHost(self.root, "orbital recovery")
         return self._host
 
     def view(self) -> View:

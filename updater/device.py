@@ -16,9 +16,11 @@ from recovery.bootcontrol.open import boot_partition, open_boot_control
 from recovery.device import DeviceConfig
 from recovery.device import load as load_config
 from recovery.errors import StateError
+from recovery.packages.host import PackageHost
 from recovery.partitions import find_partition
 from recovery.slots import SLOTS, BootControl, Slot, other_slot
 from recovery.state import STATE_ROOT, StateStore
+from updater.packages.device import PackageDevice
 from updater.plan import Facts
 
 ANCHOR = "usr/lib/orbital/trust/root.json"
@@ -31,6 +33,8 @@ class Device:
     slots: block device (or plain file) of each slot. boot_directory: where the
     boot partition is mounted. anchor: TUF root metadata of the running image.
     boot_id: the kernel's name of this boot. generation: the one that runs.
+    root: where /run and /usr are found. host: for packages; None for the
+    device's own, made when there are packages.
     """
 
     config: DeviceConfig
@@ -41,6 +45,22 @@ class Device:
     anchor: Path
     boot_id: str
     generation: int
+    root: Path = Path("/")
+    host: PackageHost | None = None
+
+    @property
+    def packages(self) -> PackageDevice:
+        """The device as a change of its packages sees it. Raises ManifestError."""
+        from recovery.packages.system import SystemHost
+
+        return PackageDevice(
+            config=self.config,
+            store=self.store,
+            host=self.host or SystemHost(self.root),
+            slot=self.boot_control.current_slot(),
+            boot_id=self.boot_id,
+            root=self.root,
+        )
 
     @property
     def inactive(self) -> Slot:
@@ -94,6 +114,7 @@ def open_device(root: Path = Path("/")) -> Device:
             resolution="repair the disk, then reboot",
         )
     store = StateStore(root / STATE_ROOT.relative_to("/"))
+    record = store.read()
     return Device(
         config=config,
         store=store,
@@ -102,7 +123,10 @@ def open_device(root: Path = Path("/")) -> Device:
         boot_directory=boot_partition(config, root),
         anchor=root / ANCHOR,
         boot_id=report.boot_id,
-        generation=running_generation(report, store.load(), store.generations.all()),
+        generation=running_generation(report, record, store.generations.all())
+        if record is not None
+        else report.generation,
+        root=root,
     )
 
 

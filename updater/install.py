@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from recovery import durable, trial
 from recovery.errors import OrbitalError, TrustError
+from recovery.generations import PackageEntry
 from recovery.reporter import Reporter
 from recovery.slots import Slot
 from updater import journal, medium
@@ -40,10 +41,17 @@ class Installed:
 
 
 def install(
-    plan: Plan, device: Device, source: Source, *, requested_by: str, reporter: Reporter
+    plan: Plan,
+    device: Device,
+    source: Source,
+    *,
+    requested_by: str,
+    reporter: Reporter,
+    packages: tuple[PackageEntry, ...] = (),
 ) -> Installed:
     """Carries the plan out. The caller holds the lock of device.store.
 
+    packages: the set that goes on trial with the image; the store has its images.
     Raises what source, medium and state raise, and TrustError for data that
     is not what was signed. After any error the running system is untouched
     and the inactive slot does not boot.
@@ -65,7 +73,7 @@ def install(
     # ↓ Power cut while writing: a file that no entry names. In the rename: the
     #   old or the new artifact, or (FAT keeps no journal) a damaged name; no
     #   entry of the slot exists, so none of them can boot.
-    generation = _start_trial(plan, device, requested_by)
+    generation = _start_trial(plan, device, requested_by, packages)
     # ↓ Power cut inside, before the commit point: a trial without a boot
     #   entry, which the next boot drops as interrupted. After it: the new
     #   image boots on trial. The journal that may be left behind names an
@@ -149,7 +157,9 @@ def _write_boot_artifact(
     return moved
 
 
-def _start_trial(plan: Plan, device: Device, requested_by: str) -> int:
+def _start_trial(
+    plan: Plan, device: Device, requested_by: str, packages: tuple[PackageEntry, ...]
+) -> int:
     """Generation record → state record → commit point. Returns the generation's number."""
     root = plan.index.root
     try:
@@ -163,6 +173,7 @@ def _start_trial(plan: Plan, device: Device, requested_by: str) -> int:
             requested_by=requested_by,
             tries=device.config.trial.tries,
             boot_id=device.boot_id,
+            packages=packages,
         )
     except (OSError, OrbitalError):
         # Not a power cut but an error, e.g. of the boot partition: this boot

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from recovery import codec
 from recovery.errors import BootControlError
 from recovery.generations import Generation
 from recovery.slots import Slot
-from recovery.value import fields
+from recovery.state import Quarantine
 from updater import journal
 from updater.device import Device
 from updater.window import parse
@@ -31,7 +32,7 @@ class Status:
     trial_attempts: int
     on_probation: bool
     next_slot: Slot | None
-    quarantined: tuple[tuple[str, str], ...]
+    quarantined: tuple[Quarantine, ...]
     interrupted_install: str | None
 
 
@@ -55,7 +56,7 @@ def inspect(device: Device) -> Status:
         trial_attempts=len(record.trial.attempts) if record.trial else 0,
         on_probation=record.probation is not None,
         next_slot=next_slot,
-        quarantined=tuple((item.version, item.reason) for item in record.quarantined),
+        quarantined=record.quarantined,
         interrupted_install=interrupted.version if interrupted else None,
     )
 
@@ -78,7 +79,8 @@ def document(device: Device, status: Status) -> dict[str, object]:
         "trial_attempts": status.trial_attempts,
         "on_probation": status.on_probation,
         "quarantined": [
-            {"version": version, "reason": reason} for version, reason in status.quarantined
+            {"package": item.package or None, "version": item.version, "reason": item.reason}
+            for item in status.quarantined
         ],
         "interrupted_install": status.interrupted_install,
         "packages": [asdict(package) for package in config.packages],
@@ -105,7 +107,10 @@ def text(device: Device, status: Status) -> str:
         lines.append(f"to go back to: {_words(status.previous)}")
     if status.interrupted_install:
         lines.append(f"interrupted: an update to {status.interrupted_install} can be continued")
-    lines += [f"quarantined: {version}: {reason}" for version, reason in status.quarantined]
+    lines += [
+        f"quarantined: {' '.join((item.package, item.version)).strip()}: {item.reason}"
+        for item in status.quarantined
+    ]
     if config.packages:
         packages = ", ".join(f"{package.name} {package.version}" for package in config.packages)
         lines.append(f"system packages: {packages}")
@@ -121,4 +126,7 @@ def _words(generation: Generation) -> str:
 
 
 def _generation(generation: Generation | None) -> dict[str, object] | None:
-    return None if generation is None else fields(generation)
+    if generation is None:
+        return None
+    document: dict[str, object] = codec.plain(generation)
+    return document

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from manifests.index import Release
+from manifests.index import OsIndex, Release
 from recovery import trial
 from recovery.errors import FetchError, RefusedError, SpaceError, StateError
 from recovery.reporter import Reporter
+from recovery.state import StateRecord
 from updater import install, journal
 from updater.device import Device
 from updater.http import HttpSource
@@ -20,6 +21,10 @@ from updater.index import decode_index, decode_releases
 from updater.plan import Plan, choose, plan
 from updater.source import DirectorySource, Source
 from updater.trust import TrustedRepository
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from updater.packages.changes import Change
 
 _LOCK = "orbital system update"
 
@@ -36,10 +41,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Offer:
-    """What an update would do. release is None when the device is up to date."""
+    """What an update would do. release is None when the device is up to date.
+
+    packages: the package set that goes with the image, None when there are no packages.
+    """
 
     release: Release | None
     plan: Plan | None
+    packages: Change | None = None
 
 
 @dataclass(frozen=True)
@@ -98,12 +107,16 @@ def update(
             if offer.plan is None:
                 return Outcome(None, "")
             try:
+                if offer.packages is not None:
+                    # Before the slot is touched: nobody names these images yet.
+                    _fetch_packages(offer.packages, device, source, reporter)
                 done = install.install(
                     offer.plan,
                     device,
                     source,
                     requested_by=request.requested_by,
                     reporter=reporter,
+                    packages=offer.packages.packages if offer.packages is not None else (),
                 )
             except OSError as error:
                 raise StateError(
@@ -159,12 +172,47 @@ def _offer(device: Device, request: Request, source: Source, now: float) -> tupl
                 f"cannot install {release.version}: its index is not in the repository",
                 resolution="tell the publisher",
             )
+        index = decode_index(data)
+        packages = _packages(device, repository, index, record, int(now))
     chosen = plan(
-        decode_index(data),
+        index,
         index_sha256=hashlib.sha256(data).hexdigest(),
         version=release.version,
         config=config,
         facts=device.facts(),
         journal=journal.load(device.store.root),
     )
-    return Offer(release, chosen), release.summary
+    return Offer(release, chosen, packages), release.summary
+
+
+def _packages(
+    device: Device, repository: TrustedRepository, index: OsIndex, record: StateRecord, now: int
+) -> Change | None:
+    """The package set for the image, or None when no packages are installed.
+
+    Raises RefusedError when an installed package has no version that fits.
+    """
+    committed = device.store.generations.load(record.committed)
+    if committed is None or not committed.packages:
+        return None
+    # Most devices that update have no packages: the resolver costs a second to import there.
+    from recovery.packages import trust
+    from updater.packages.changes import Moment
+    from updater.packages.for_image import bring_along
+    from updater.packages.known import architecture, look
+    from updater.packages.offers import Offers
+
+    packages = device.packages
+    moment = Moment(trial.next_number(record, device.store), now)
+    known = look(packages, committed, record, moment)
+    publishers = trust.load(device.root)
+    offers = Offers(repository, architecture=architecture(packages), publishers=publishers)
+    return bring_along(known, offers, index)
+
+
+def _fetch_packages(change: Change, device: Device, source: Source, reporter: Reporter) -> None:
+    from updater.packages.fetch import fetch_all
+
+    reporter.stage("fetch packages")
+    releases = [item.release for item in change.fetch]
+    fetch_all(releases, source, device.store.root / "store", reporter)
