@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -150,8 +151,8 @@ def test_what_a_system_promises_and_refuses_is_checked(root: Path, more: str, br
     manifest = gateway(root)
     key = more.partition(":")[0]
     text = manifest.read_text(encoding="utf-8")
-    kept = [part for part in text.split("\n\n") if not part.startswith(f"{key}:")]
-    manifest.write_text("\n\n".join([*kept, more]) + "\n", encoding="utf-8")
+    kept = re.sub(rf"^{key}:.*\n(?:[ \n].*\n?)*", "", text, flags=re.MULTILINE)
+    manifest.write_text(f"{kept}\n{more}\n", encoding="utf-8")
     with pytest.raises(ManifestError) as caught:
         load_product("gateway", "qemu-x86_64", [root])
     assert brief in caught.value.brief

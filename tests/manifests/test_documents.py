@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests.board import Board, board_problems
@@ -274,6 +274,7 @@ def test_only_what_looks_like_a_number_or_boolean_is_one(value: str) -> None:
         assert parse_document(text.encode(), "F", SystemPackage).summary == value
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_any_text_is_a_document_or_a_manifest_error(text: str) -> None:
     try:
@@ -282,6 +283,7 @@ def test_any_text_is_a_document_or_a_manifest_error(text: str) -> None:
         assert error.brief.startswith("cannot use F:")
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_any_line_lost_or_changed_is_a_document_or_a_manifest_error(data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(sorted(MODELS)))

@@ -7,7 +7,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recovery.packages.slices import MAX_DEPTH, check_schema, merge, problems
@@ -121,6 +121,7 @@ def near(schema: Any) -> st.SearchStrategy[Any]:
     return chosen | whole | JUNK
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_values_fit_exactly_when_another_implementation_says_so(data: st.DataObject) -> None:
     schema = data.draw(SCHEMAS)
@@ -131,6 +132,7 @@ def test_values_fit_exactly_when_another_implementation_says_so(data: st.DataObj
     assert (problems(schema, values) == ()) == fits
 
 
+@settings(deadline=None)
 @given(JUNK | st.dictionaries(st.sampled_from(["type", "properties", "items", "enum"]), JUNK))
 def test_anything_is_a_schema_or_is_refused_in_words(junk: Any) -> None:
     wrong = check_schema(junk)
@@ -231,6 +233,7 @@ def test_what_is_set_lies_over_the_defaults() -> None:
     assert defaults["dns"] == {"name": "a", "ttl": 5}
 
 
+@settings(deadline=None)
 @given(SCHEMAS)
 def test_a_schema_survives_its_way_to_the_device_as_json(schema: Any) -> None:
     assert check_schema(json.loads(json.dumps(schema))) == ()
