@@ -14,16 +14,17 @@ from recovery.reporter import Reporter
 from recovery.state import StateRecord
 from recovery.value import replace
 from updater.packages import changes, edits, gc
-from updater.packages.changes import Change, Moment, installed, kept_wants
+from updater.packages.changes import Change, Moment, kept_wants
 from updater.packages.device import PackageDevice
 from updater.packages.difference import Difference, differences
-from updater.packages.failed import Back
 from updater.packages.known import Known, look
-from updater.packages.market import market
 from updater.packages.outcome import audited
 from updater.packages.resolve.model import Offers, Resolved, Want
-from updater.packages.resolve.resolver import resolve
 from updater.packages.transaction import Asked, Outcome, Wanted, change, reconcile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from updater.packages.failed import Back
 
 
 def _agreed(_found: Sequence[Difference], _fetch_bytes: int) -> None:
@@ -81,13 +82,7 @@ def install(
             *kept_wants(known.present, without=asked_for),
             *(Want(name, versions) for name, versions in asked_for.items()),
         ]
-        found = resolve(
-            wants,
-            offers,
-            known.environment(retry=_exact(asked_for)),
-            installed(known.present),
-            upgrade=frozenset(),
-        )
+        found = _resolved(known, offers, wants, asked_for, upgrade=frozenset())
         change = changes.install(
             known.present, found, known.moment, frozenset(asked_for), start=start
         )
@@ -113,13 +108,8 @@ def update(
             *kept_wants(known.present, without=asked_for),
             *(Want(name, versions) for name, versions in asked_for.items()),
         ]
-        found = resolve(
-            wants,
-            offers,
-            known.environment(retry=_exact(asked_for)),
-            installed(known.present),
-            upgrade=frozenset(asked_for) if asked_for else None,
-        )
+        upgrade = frozenset(asked_for) if asked_for else None
+        found = _resolved(known, offers, wants, asked_for, upgrade=upgrade)
         return changes.install(known.present, found, known.moment)
 
     return _shopped(device, _Order("update", words, terms, reporter), decide)
@@ -205,6 +195,9 @@ def _shopped(
     terms, reporter = order.terms, order.reporter
 
     def plan(old: Generation, record: StateRecord, number: int) -> Wanted:
+        # Imported late: python-tuf and cryptography are slow to start, and most verbs need neither.
+        from updater.packages.market import market
+
         known = look(device, old, record, Moment(number, int(terms.now())))
         reporter.stage("check for packages")
         shop = opened.enter_context(market(device, terms.source, terms.now()))

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import http.client
-import ipaddress
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from recovery import process
 from recovery.errors import OrbitalError, RefusedError
@@ -83,6 +79,8 @@ def collect(device: PackageDevice, only: str | None = None) -> str:
     services = services_of(device, generation)
     states = ask_systemd(services)
     found = [*package_families(generation, device), *service_families(services, states)]
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(max_workers=4) as pool:
         own = list(pool.map(_own, services))
     up = tuple(
@@ -225,6 +223,9 @@ def own_families(ref: ServiceRef, text: str) -> tuple[Family, ...]:
 
 def _own(ref: ServiceRef) -> tuple[tuple[Family, ...], str]:
     """Families of the service's endpoint, or why there are none."""
+    # Imported late, with all that only scraping needs: 'list' asks this module, too.
+    import http.client
+
     if not ref.endpoint:
         return (), ""
     try:
@@ -235,6 +236,10 @@ def _own(ref: ServiceRef) -> tuple[tuple[Family, ...], str]:
 
 def _get(address: str) -> str:
     """GET of an endpoint on this device. Raises OSError, ValueError, HTTPException."""
+    import http.client
+    import ipaddress
+    from urllib.parse import urlsplit
+
     url = urlsplit(address)
     host = url.hostname or ""
     if url.scheme != "http" or not (host == "localhost" or ipaddress.ip_address(host).is_loopback):
