@@ -7,8 +7,12 @@ versions that need what others rule out, so that older ones must be found by sea
 package that can be installed is wanted. Read from plain structures, as a device has them after
 fetching; making the universe is not timed.
 
-The pathological case is not made for being fast: ten packages in a ring of "not the same
-version as", which has no answer, and of which the only proof is to try combinations.
+Times are processor seconds: the resolver does nothing but compute, and the machine may be busy.
+
+The pathological cases have no answer, and the only proof is to try combinations: packages in
+an odd ring, each of which must have another of two versions than its neighbour; and pigeons,
+each of which wants a hole for itself, where there is one hole too few. Their time contains the
+explanation; what the user is told is shown, "cannot decide" included.
 """
 
 from __future__ import annotations
@@ -19,10 +23,10 @@ import random
 import resource
 import statistics
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.figures import seconds
 from manifests.index import Stream
 from manifests.package_index import Dependency, PackageRelease
 from recovery.errors import RefusedError
@@ -142,6 +146,13 @@ def pigeons(count: int) -> Universe:
     return Universe(packages, tuple(Want(name) for name in names))
 
 
+def seconds(work: Callable[[], object]) -> float:
+    """Processor seconds of the work."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
 def grow(size: int, runs: int) -> Growth:
     """Resolves a universe of that size, each time from nothing."""
     made = universe(size)
@@ -181,9 +192,8 @@ def main() -> int:
     growth = [grow(size, arguments.runs) for size in SIZES]
     hard = {
         "ring of 11": refusal(ring(11)),
-        "ring of 101": refusal(ring(101)),
+        "ring of 51": refusal(ring(51)),
         "5 pigeons": refusal(pigeons(5)),
-        "7 pigeons": refusal(pigeons(7)),
         "9 pigeons": refusal(pigeons(9)),
     }
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -204,7 +214,8 @@ def main() -> int:
                     ],
                     "aim_seconds": AIM_SECONDS,
                     "without_answer": {
-                        name: {"seconds": time, "told": told} for name, (time, told) in hard.items()
+                        name: {"seconds": taken, "told": told}
+                        for name, (taken, told) in hard.items()
                     },
                     "peak_bytes": peak,
                 }
@@ -220,8 +231,8 @@ def main() -> int:
             )
         met = "met" if worst < AIM_SECONDS else "MISSED"
         print(f"aim: {SIZES[-1]} packages under {AIM_SECONDS:.0f} s: {worst:.2f} s at most, {met}")
-        for name, (time, told) in hard.items():
-            print(f"no answer, {name}: {time:6.2f} s: {told}")
+        for name, (taken, told) in hard.items():
+            print(f"no answer, {name}: {taken:6.2f} s: {told}")
         print(f"peak memory {peak >> 20} MiB")
     return 0 if worst < AIM_SECONDS else 1
 

@@ -7,6 +7,7 @@ nobody can agree on, and every version with what is against it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
@@ -23,6 +24,9 @@ from updater.packages.resolve.resolver import Packages, roots_of
 from updater.packages.resolve.solve import Answer, UnsatisfiableError, dead_end, solve
 from updater.packages.resolve.suggest import suggestions
 
+SECONDS = 2.0
+NAMED = 6
+"""Wants that the first line names."""
 ATTEMPTS = 60
 """Sets of wants that are tried to find a small one: enough for about 20 wants."""
 
@@ -30,7 +34,10 @@ ATTEMPTS = 60
 def explain(question: Question, problem: Packages, error: UnsatisfiableError) -> ConflictError:
     """The error to raise. problem: as it was tried, with all that was read from the offers."""
     few = _fewer(question.wants, lambda some: _fails(problem, some))
-    what = _list([_want(want) for want in few])
+    names = [_want(want) for want in few]
+    if len(names) > NAMED:
+        names = [*names[: NAMED - 1], f"{len(names) - NAMED + 1} others"]
+    what = _list(names)
     brief = (
         f"cannot find a fitting version of {what}"
         if len(few) == 1
@@ -80,16 +87,17 @@ def _fewer(wants: Sequence[Want], fails: Callable[[Sequence[Want]], bool]) -> li
     few = sorted(wants, key=lambda want: (want.by == USER, want.name))
     size = max(1, len(few) // 2)
     left = ATTEMPTS
+    end = time.monotonic() + SECONDS
     while True:
         start = 0
-        while start < len(few) and left > 0 and len(few) > 1:
+        while start < len(few) and left > 0 and len(few) > 1 and time.monotonic() < end:
             left -= 1
             without = [*few[:start], *few[start + size :]]
             if without and fails(without):
                 few = without
             else:
                 start += size
-        if size == 1 or left == 0:
+        if size == 1 or left == 0 or time.monotonic() >= end:
             return sorted(few, key=lambda want: (want.by != USER, want.name))
         size = max(1, size // 2)
 
@@ -115,6 +123,7 @@ def _story(
     ordered = [_chain(problem, roots, answer, need) for need in needs]
     # What the user asked for first: it is what brought the conflict about.
     ordered.sort(key=lambda chain: (chain[0].who != USER, [_says(item) for item in chain]))
+    needs = [chain[-1] for chain in ordered]
     for chain in ordered:
         chains += [item.by for item in chain if item.by is not None]
         lines.append("; ".join(_says(item) for item in chain))

@@ -17,7 +17,7 @@ from updater.packages.resolve.candidates import Candidate, Requirement
 if TYPE_CHECKING:
     from updater.packages.resolve.solve import Problem
 
-STEPS = 50_000
+STEPS = 20_000
 """Versions tried before the search is given up: some seconds."""
 
 

@@ -143,6 +143,7 @@ def _solve(problem: Problem, roots: Sequence[Requirement], without: frozenset[Ca
             return answer
         # In the core already: by a user outside that is taken later, since they need each other.
         core = graph.with_users(core | {at_fault}, {at_fault})
+        levels = 1
         while True:
             # Users are taken before what they need, so no answer of the core changes them.
             demands = [root for root in roots if root.name in core]
@@ -151,10 +152,12 @@ def _solve(problem: Problem, roots: Sequence[Requirement], without: frozenset[Ca
             if found is not None:
                 fixed = found
                 break
-            larger = graph.with_users(core, core)
-            if larger == core:
+            if graph.with_users(core, core) == core:
                 raise UnsatisfiableError(core)
-            core = larger
+            # Further each time, so that a long way up costs few searches.
+            for _ in range(levels):
+                core = graph.with_users(core, core)
+            levels *= 2
 
 
 def _demands(problem: Problem, answer: Answer, core: frozenset[str]) -> list[Requirement]:
