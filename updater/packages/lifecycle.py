@@ -172,6 +172,22 @@ def back_of(device: PackageDevice, now: Callable[[], float] = time.time) -> Back
     return back
 
 
+def _resolved(
+    known: Known,
+    offers: Offers,
+    wants: Sequence[Want],
+    asked_for: Mapping[str, Constraint],
+    *,
+    upgrade: Collection[str] | None,
+) -> Resolution:
+    """The resolver's answer. A version that was said may be tried though it failed before."""
+    # Imported late: most verbs need no resolver.
+    from updater.packages.resolve.resolver import resolve
+
+    environment = known.environment(retry=_exact(asked_for))
+    return resolve(wants, offers, environment, installed(known.present), upgrade=upgrade)
+
+
 def _local(device: PackageDevice, order: _Order, decide: Callable[[Known], Change]) -> Outcome:
     """A change that needs no repository."""
     terms = order.terms
