@@ -14,7 +14,7 @@ from recovery.reporter import Reporter
 from recovery.state import StateRecord
 from recovery.value import replace
 from updater.packages import changes, edits, gc
-from updater.packages.changes import Change, Moment, kept_wants
+from updater.packages.changes import Change, Moment, installed, kept_wants
 from updater.packages.device import PackageDevice
 from updater.packages.difference import Difference, differences
 from updater.packages.known import Known, look
@@ -25,6 +25,7 @@ from updater.packages.transaction import Asked, Outcome, Wanted, change, reconci
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from updater.packages.failed import Back
+    from updater.packages.resolve.model import Resolution
 
 
 def _agreed(_found: Sequence[Difference], _fetch_bytes: int) -> None:
