@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def users_of_views(paths: Paths) -> dict[str, tuple[int, ...]]:
     """Process ids by view, of every process whose namespace has the view in use."""
-    ours = f"/{paths.run.relative_to(paths.root)}/"
+    ours = f"{paths.run}/"
     namespaces: dict[str, frozenset[str]] = {}
     found: dict[str, list[int]] = {}
     for process in (paths.root / "proc").iterdir():

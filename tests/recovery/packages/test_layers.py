@@ -1,0 +1,125 @@
+"""State layers on a real file system: copied whole, owned by their user, pruned."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from recovery.errors import RefusedError
+from recovery.packages import layers
+from recovery.packages.model import Slice
+from recovery.packages.paths import Paths
+from tests.recovery.packages.builders import entry, package, service, with_packages
+from tests.recovery.powercut import PowerCut, power_cut
+
+STATEFUL = package("vpn", service(state=True), service("other"))
+SCHEMA = {"type": "object", "properties": {"port": {"type": "integer", "minimum": 1}}}
+CONFIGURABLE = package(
+    "vpn", service(), slices=(Slice("main", json.dumps(SCHEMA), json.dumps({"port": 5})),)
+)
+
+
+def written(paths: Paths, number: int, text: str) -> Path:
+    """A layer whose service has written something."""
+    layer = layers.prepare(paths, entry(state=number), STATEFUL, None)
+    (layer / "state/main/keys").mkdir()
+    (layer / "state/main/keys/private").write_text(text)
+    return layer
+
+
+def test_a_first_layer_is_empty_and_the_services_own(tmp_path: Path) -> None:
+    layer = layers.prepare(Paths(tmp_path), entry(), STATEFUL, None)
+    assert [path.name for path in (layer / "state").iterdir()] == ["main"]
+    info = (layer / "state/main").stat()
+    assert (info.st_uid, info.st_gid, info.st_mode & 0o777) == (50000, 50000, 0o700)
+
+
+def test_a_change_works_on_a_copy_of_the_parents_state(tmp_path: Path) -> None:
+    paths = Paths(tmp_path)
+    old = written(paths, 2, "old")
+    new = layers.prepare(paths, entry(state=3), STATEFUL, with_packages(2, entry(state=2)))
+    (new / "state/main/keys/private").write_text("new")
+    assert (old / "state/main/keys/private").read_text() == "old"
+    again = layers.prepare(paths, entry(state=3), STATEFUL, with_packages(2, entry(state=2)))
+    assert (again / "state/main/keys/private").read_text() == "new"
+
+
+def test_another_user_id_gets_everything(tmp_path: Path) -> None:
+    paths = Paths(tmp_path)
+    layer = written(paths, 2, "x")
+    layers.prepare(paths, entry(uid=50160), STATEFUL, None)
+    for path in (layer / "state/main", *(layer / "state/main").rglob("*")):
+        assert path.lstat().st_uid == 50160, path
+
+
+def test_a_cut_copy_is_made_again_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = with_packages(2, entry(state=2))
+    cuts = 0
+    for cut in range(20):
+        paths = Paths(tmp_path / str(cut))
+        written(paths, 2, "kept")
+        with power_cut(monkeypatch, cut) as operations:
+            try:
+                layers.prepare(paths, entry(state=3), STATEFUL, parent)
+            except PowerCut:
+                cuts += 1
+                # Nothing under the layer's name, or all of it.
+                assert not paths.layer("vpn", 3).exists()
+        layer = layers.prepare(paths, entry(state=3), STATEFUL, parent)
+        assert (layer / "state/main/keys/private").read_text() == "kept"
+        if not operations.happened:
+            break
+    assert cuts >= 1
+
+
+def test_prune_keeps_what_a_generation_has_and_removes_cut_copies(tmp_path: Path) -> None:
+    paths = Paths(tmp_path)
+    for number in (2, 3, 4):
+        written(paths, number, "x")
+    paths.layer("vpn", 5).with_name("5.new").mkdir()
+    layers.prepare(paths, entry("gone"), package("gone", service(state=True)), None)
+    removed = layers.prune(paths, {("vpn", 3), ("vpn", 5)})
+    assert set(removed) == {("vpn", 2), ("vpn", 4), ("vpn", 5), ("gone", 2)}
+    assert [path.name for path in (paths.state / "layers/vpn").iterdir()] == ["3"]
+    assert not (paths.state / "layers/gone").exists()
+
+
+def test_configuration_is_checked_kept_and_rendered_over_the_defaults(tmp_path: Path) -> None:
+    layer = layers.prepare(Paths(tmp_path), entry(), CONFIGURABLE, None)
+    assert json.loads(layers.rendered(layer, CONFIGURABLE)[0]["main"]) == {"port": 5}
+    layers.write_config(layer, CONFIGURABLE, "main", {"port": 8})
+    assert json.loads(layers.rendered(layer, CONFIGURABLE)[0]["main"]) == {"port": 8}
+    for name, values in (("main", {"port": 0}), ("main", {"x": 1}), ("none", {})):
+        with pytest.raises(RefusedError):
+            layers.write_config(layer, CONFIGURABLE, name, values)
+    assert layers.read_config(layer) == {"main": {"port": 8}}
+
+
+def test_values_that_a_newer_schema_refuses_give_way_to_defaults(tmp_path: Path) -> None:
+    layer = layers.prepare(Paths(tmp_path), entry(), CONFIGURABLE, None)
+    layers.write_config(layer, CONFIGURABLE, "main", {"port": 8})
+    text = {"type": "object", "properties": {"port": {"type": "string"}}}
+    newer = package(
+        "vpn", service(), slices=(Slice("main", json.dumps(text), json.dumps({"port": "http"})),)
+    )
+    texts, problems = layers.rendered(layer, newer)
+    assert json.loads(texts["main"]) == {"port": "http"}
+    assert len(problems) == 1
+
+
+def test_a_damaged_configuration_is_told_and_not_used(tmp_path: Path) -> None:
+    layer = layers.prepare(Paths(tmp_path), entry(), CONFIGURABLE, None)
+    (layer / "config.json").write_text("{")
+    texts, problems = layers.rendered(layer, CONFIGURABLE)
+    assert json.loads(texts["main"]) == {"port": 5}
+    assert "config.json" in problems[0]
+
+
+def test_configured_is_kept_with_the_state(tmp_path: Path) -> None:
+    paths = Paths(tmp_path)
+    written(paths, 2, "x")
+    layers.mark_configured(paths, entry(state=2))
+    copy = layers.prepare(paths, entry(state=3), STATEFUL, with_packages(2, entry(state=2)))
+    assert layers.is_configured(copy)
