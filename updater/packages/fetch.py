@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import ctypes
 import errno
 import hashlib
 import os
@@ -46,6 +47,10 @@ _READ = 1 << 20
 # The hash tree takes 1/127 of the data; the file system something, too.
 _OVERHEAD = 64
 _SPARE = 1 << 20
+
+_libc = ctypes.CDLL(None)
+_libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_SYNC_FILE_RANGE_WRITE = 2
 
 
 class Verity(Protocol):
@@ -204,9 +209,13 @@ def _holds(fd: int, piece: Piece, memory: memoryview) -> bool:
 
 
 def _write(fd: int, offset: int, data: memoryview) -> None:
+    start, size = offset, len(data)
     while data:
         done = os.pwrite(fd, data, offset)
         data, offset = data[done:], offset + done
+    # The disk starts to write while we fetch and hash on; this promises nothing and may
+    # fail (sync_file_range(2)): what makes the image durable is the flush at its end.
+    _libc.sync_file_range(fd, start, size, _SYNC_FILE_RANGE_WRITE)
 
 
 def _seal(part: Path, release: PackageRelease, verity: Verity) -> None:
