@@ -3,6 +3,7 @@
 health         what does this boot mean (`recovery.decide`); a trial's health checks
 commit         after boot-complete.target: the commit point of a trial
 probation      watches a fresh commit until its quiet time is over
+migrate NAME   state of a package that came with a trial, before its services start
 trial-failed   a trial missed its deadline or could not be judged
 
 Effects only: every decision is in `decide`, every order of writes in `plan`.
@@ -313,6 +314,23 @@ class Agent:
         return run_checks(checks)
 
 
+def migrate(name: str, root: Path = Path("/")) -> int:
+    """Brings a package's state to the schema of its version in the running generation.
+
+    Without the lock: whoever starts the services may hold it.
+    """
+    from recovery.packages.system import SystemHost
+
+    store = StateStore(root / STATE_ROOT.relative_to("/"))
+    report = load_report(root)
+    number = running_generation(report, store.load(), store.generations.all())
+    running = store.generations.load(number)
+    if running is None:
+        raise StateError(f"cannot read the record of running generation {number}")
+    SystemHost(root, "orbital recovery").migrate_pending(running, name)
+    return 0
+
+
 def run_checks(checks: Sequence[HealthCheck]) -> str:
     """Names what failed, or "". Imported late: most boots have nothing to check."""
     from recovery import health
@@ -348,13 +366,14 @@ ACTIONS: dict[str, Callable[[Agent], int]] = {
 def main(arguments: Sequence[str]) -> None:
     """Runs one action and exits with its code; an error is logged and exits with its own."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    try:
-        action = ACTIONS[arguments[0]]
-    except (IndexError, KeyError):
-        log.error("cannot tell what to do; actions: %s", ", ".join(ACTIONS))
+    migrating = len(arguments) == 2 and arguments[0] == "migrate"
+    if not migrating and (len(arguments) != 1 or arguments[0] not in ACTIONS):
+        log.error("cannot tell what to do; actions: %s", ", ".join((*ACTIONS, "migrate NAME")))
         sys.exit(2)
     try:
-        sys.exit(action(open_agent()))
+        if migrating:
+            sys.exit(migrate(arguments[1]))
+        sys.exit(ACTIONS[arguments[0]](open_agent()))
     except (OrbitalError, OSError) as error:
         log.error("%s", error)
         say(f"recovery {arguments[0]}: {str(error).splitlines()[0]}")

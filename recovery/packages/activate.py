@@ -132,7 +132,8 @@ class Activator:
         if plans.has_layer(package):
             layer = layers.prepare(self.paths, entry, package, self.parent)
         configured = layer is not None and layers.is_configured(layer)
-        return Ready(entry, package, view, layer, configured)
+        migrate = layer is not None and layers.must_migrate(layer, package)
+        return Ready(entry, package, view, layer, configured, migrate)
 
     def _overlay(self, ready: Sequence[Ready]) -> bool:
         """Switches the system's /usr; whether it changed."""

@@ -37,9 +37,14 @@ def fill(certificates: Iterable[Path], root: Path) -> list[str]:
 
     Does what it can and returns notes of what failed: a certificate that does
     not load means that its publisher's packages are refused. Done once a boot;
-    later calls change nothing, since the keyring is locked.
+    later calls change nothing, since the keyring is locked. An image that
+    trusts no publisher may have a kernel without the keyring: nothing to tell.
+
+    Should a step fail, packages are not trusted more: the kernel checks every
+    signature that a file has, and `recovery.packages.store` insists on one.
     """
     notes: list[str] = []
+    certificates = tuple(certificates)
     try:
         keyring = find(root)
         for path in certificates:
@@ -52,7 +57,10 @@ def fill(certificates: Iterable[Path], root: Path) -> list[str]:
         _restrict(keyring)
         # Not before the keys are there: files under fs-verity could not be opened.
         (root / _REQUIRE_SIGNATURES).write_text("1\n")
-    except (OSError, LookupError) as error:
+    except (FileNotFoundError, LookupError) as error:
+        if certificates:
+            notes.append(f"cannot trust packages: {error}")
+    except OSError as error:
         notes.append(f"cannot lock the keyring of packages: {error}")
     return notes
 

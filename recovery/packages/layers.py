@@ -4,6 +4,8 @@
       state/SERVICE/     the service's state directory, owned by its user
       config.json        {"format": 1, "slices": {SLICE: values}}: what differs from the defaults
       configured         the package's configure program has run
+      schema             schema version that the state is in, as decimal digits
+      migrating          a migration has begun and not ended: the layer is made again
     /state/orbital/layers/NAME/N.new/    a copy that was cut; made again
 
 A change copies the layer of the parent generation and works on the copy, so
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 _CONFIG = "config.json"
 _CONFIGURED = "configured"
+_SCHEMA = "schema"
+_MIGRATING = "migrating"
 
 
 def prepare(paths: Paths, entry: PackageEntry, package: Package, parent: Generation | None) -> Path:
@@ -42,8 +46,11 @@ def prepare(paths: Paths, entry: PackageEntry, package: Package, parent: Generat
     whose user id differs from the files' owner get them.
     """
     layer = paths.layer(entry.name, entry.state)
+    if (layer / _MIGRATING).exists():
+        # A power cut in the middle of a migration. The state it began with is the parent's.
+        layer.rename(_fresh(layer))
     if not layer.is_dir():
-        _make(paths, layer, entry, parent)
+        _make(paths, layer, entry, package, parent)
     for index, service in enumerate(package.services):
         if service.state:
             _own(layer / "state" / service.name, entry.uid + index)
@@ -63,6 +70,37 @@ def configured_marker(layer: Path) -> Path:
 def is_configured(layer: Path) -> bool:
     """Whether the configure program has run."""
     return configured_marker(layer).exists()
+
+
+def schema(layer: Path) -> int:
+    """Schema version that the layer's state is in. Raises StateError."""
+    path = layer / _SCHEMA
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError) as error:
+        raise StateError(f"cannot read {path}: {error}") from error
+
+
+def must_migrate(layer: Path, package: Package) -> bool:
+    """Whether the state is of another schema version than the programs. Raises StateError."""
+    keeps = any(service.state for service in package.services)
+    return keeps and schema(layer) != package.state_version
+
+
+def begin_migration(layer: Path) -> None:
+    """From here until `end_migration` the state is in no schema."""
+    durable.replace_file(layer / _MIGRATING, b"")
+
+
+def end_migration(layer: Path, version: int) -> None:
+    """The state is in that schema version.
+
+    Synced first: the programs that migrated need not have. Cut between the two
+    writes: the layer is made and migrated again.
+    """
+    durable.sync_filesystem(layer)
+    durable.replace_file(layer / _SCHEMA, b"%d\n" % version)
+    durable.remove_file(layer / _MIGRATING)
 
 
 def read_config(layer: Path) -> dict[str, dict[str, Any]]:
@@ -163,9 +201,15 @@ def prune(paths: Paths, keep: Collection[tuple[str, int]]) -> tuple[tuple[str, i
     return tuple(removed)
 
 
-def _make(paths: Paths, layer: Path, entry: PackageEntry, parent: Generation | None) -> None:
+def _fresh(layer: Path) -> Path:
+    return layer.with_name(f"{layer.name}.new")
+
+
+def _make(
+    paths: Paths, layer: Path, entry: PackageEntry, package: Package, parent: Generation | None
+) -> None:
     durable.make_directory(layer.parent)
-    fresh = layer.with_name(f"{layer.name}.new")
+    fresh = _fresh(layer)
     if fresh.exists():
         import shutil
 
@@ -178,6 +222,7 @@ def _make(paths: Paths, layer: Path, entry: PackageEntry, parent: Generation | N
     else:
         # Nothing to lose in an empty one: the rename makes it durable.
         (fresh / "state").mkdir(parents=True, mode=0o755)
+        durable.replace_file(fresh / _SCHEMA, b"%d\n" % package.state_version)
     # Cut before this: no layer; it is made again. After: the layer is whole.
     durable.rename(fresh, layer)
 

@@ -22,7 +22,8 @@ class Ready(Value):
     """A package whose image is verified and mounted.
 
     view: directory that it sees as /usr, "" when nothing of it runs. layer: its
-    state, None without any. configured: its configure program has run.
+    state, None without any. configured: its configure program has run. migrate:
+    its state is of another schema version than its programs.
     """
 
     entry: PackageEntry
@@ -30,6 +31,7 @@ class Ready(Value):
     view: str = ""
     layer: Path | None = None
     configured: bool = False
+    migrate: bool = False
 
 
 def service_plans(
@@ -58,6 +60,7 @@ def service_plans(
             configured=marker if service.configure_first else "",
             waiting=service.configure_first and not item.configured,
             refused=granted(policy, service.capabilities)[1],
+            migrate=item.migrate,
         )
         for index, service in enumerate(package.services)
     ]

@@ -120,12 +120,29 @@ class SystemHost:
     def migrate(self, entry: PackageEntry, source: int, target: int) -> None:
         """Runs the declared migrations on the entry's state layer, with its image's programs."""
         item = self._ready(entry)
-        for migration in programs.steps(item.package.migrations, source, target):
+        wanted = programs.steps(item.package.migrations, source, target)
+        if item.layer is not None:
+            layers.begin_migration(item.layer)
+        for migration in wanted:
             lines = programs.migration_properties(item, migration, self.paths)
             process.run(
                 programs.command(lines, migration.command, terminal=False),
                 timeout=_MIGRATION_SECONDS,
             )
+        if item.layer is not None:
+            layers.end_migration(item.layer, target)
+
+    def migrate_pending(self, generation: Generation, name: str) -> None:
+        """Migrates the package's state if it is of another schema version than its programs.
+
+        Raises ToolError, RefusedError or StateError.
+        """
+        entry = generation.package(name)
+        if entry is None:
+            raise StateError(f"cannot migrate the state of {name}: it is not in the running set")
+        item = self._ready(entry)
+        if item.layer is not None and layers.must_migrate(item.layer, item.package):
+            self.migrate(entry, layers.schema(item.layer), item.package.state_version)
 
     def program(
         self, entry: PackageEntry, name: str, arguments: Sequence[str], *, terminal: bool

@@ -6,6 +6,8 @@ For each service of a package that runs:
     orbital.PACKAGE.SERVICE.check.service   its check, once, for who waits for it
     orbital.PACKAGE.SERVICE.watch.service   its check, repeated; three failures in a row
     orbital.PACKAGE.SERVICE.watch.timer     fail the package (interval_seconds > 0)
+    orbital.PACKAGE.state.migrate.service   brings the state to the services' schema version,
+                                            where the package set came without that (OS trials)
 
 A check runs in the sandbox of its service and in its network namespace. A
 service that asks for what this system does not grant has a unit, too, which
@@ -37,7 +39,8 @@ class ServicePlan(Value):
 
     after: units that come before it. bus_names: that it owns. configured:
     marker without which it does not start, "" for none; waiting: it is absent.
-    refused: capabilities that it asks for and does not get.
+    refused: capabilities that it asks for and does not get. migrate: its state
+    is of another schema version.
     """
 
     package: str
@@ -49,6 +52,7 @@ class ServicePlan(Value):
     configured: str = ""
     waiting: bool = False
     refused: tuple[str, ...] = ()
+    migrate: bool = False
 
     @property
     def unit(self) -> str:
@@ -76,6 +80,11 @@ def watch_timer(package: str, service: str) -> str:
     return f"orbital.{package}.{service}.watch.timer"
 
 
+def migrate_unit(package: str) -> str:
+    """Name of the unit that migrates a package's state before its services start."""
+    return f"orbital.{package}.state.migrate.service"
+
+
 def runtime_directory(package: str, service: str) -> str:
     """A service's own directory below /run."""
     return f"package/{package}/{service}"
@@ -92,6 +101,8 @@ def texts(plan: ServicePlan) -> dict[str, str]:
     if plan.refused:
         return {plan.unit: _refused(plan)}
     found = {plan.unit: _service(plan)}
+    if plan.migrate:
+        found[migrate_unit(plan.package)] = _migrate(plan)
     if has_check_unit(plan.service.check):
         found[check_unit(*names)] = _check(plan, watch=False)
         if plan.service.check.interval_seconds:
@@ -109,6 +120,12 @@ def _service(plan: ServicePlan) -> str:
         f"StartLimitBurst={service.restart_limit}",
         f"OnFailure=orbital-package-failed@{plan.package}.service",
     ]
+    if plan.migrate:
+        # A service never starts on state that it does not understand.
+        unit += [
+            f"Requires={migrate_unit(plan.package)}",
+            f"After={migrate_unit(plan.package)}",
+        ]
     if plan.configured:
         unit.append(f"ConditionPathExists={plan.configured}")
     if has_check_unit(service.check) and service.check.interval_seconds:
@@ -134,6 +151,17 @@ def _service(plan: ServicePlan) -> str:
     if service.kind == "oneshot" and service.restart == "always":
         run.remove("Restart=always")
     return _unit(unit, [*run, *_common(plan), *properties(plan.sandbox)])
+
+
+def _migrate(plan: ServicePlan) -> str:
+    """Ends at once when the state has been migrated meanwhile."""
+    return (
+        f"[Unit]\nDescription={_text(f'migration of the state of {plan.package}')}\n"
+        "After=dbus.socket\n\n"
+        f"[Service]\nType=oneshot\nRemainAfterExit=yes\nSlice={SLICE}\n"
+        f"SyslogIdentifier={plan.package}.migrate\n"
+        f"ExecStart=/usr/lib/orbital/recover migrate {plan.package}\n"
+    )
 
 
 def _check(plan: ServicePlan, *, watch: bool) -> str:

@@ -11,10 +11,14 @@ from recovery.errors import RefusedError
 from recovery.packages import layers
 from recovery.packages.model import Slice
 from recovery.packages.paths import Paths
+from recovery.packages.sandbox import Sandbox
+from recovery.packages.units import ServicePlan, texts
+from recovery.value import replace
 from tests.recovery.packages.builders import entry, package, service, with_packages
 from tests.recovery.powercut import PowerCut, power_cut
 
 STATEFUL = package("vpn", service(state=True), service("other"))
+BOX = Sandbox("vpn", 50000, "/run/view", "/run/config")
 SCHEMA = {"type": "object", "properties": {"port": {"type": "integer", "minimum": 1}}}
 CONFIGURABLE = package(
     "vpn", service(), slices=(Slice("main", json.dumps(SCHEMA), json.dumps({"port": 5})),)
@@ -123,3 +127,32 @@ def test_configured_is_kept_with_the_state(tmp_path: Path) -> None:
     layers.mark_configured(paths, entry(state=2))
     copy = layers.prepare(paths, entry(state=3), STATEFUL, with_packages(2, entry(state=2)))
     assert layers.is_configured(copy)
+
+
+def test_a_migration_that_was_cut_begins_again_with_the_parents_state(tmp_path: Path) -> None:
+    paths, parent = Paths(tmp_path), with_packages(2, entry(state=2))
+    written(paths, 2, "schema 1")
+    newer = replace(STATEFUL, version="2.0", state_version=2)
+    layer = layers.prepare(paths, entry(state=3), newer, parent)
+    assert layers.must_migrate(layer, newer)
+    assert not layers.must_migrate(layer, STATEFUL)
+    layers.begin_migration(layer)
+    (layer / "state/main/keys/private").write_text("half")
+    # The next boot.
+    layer = layers.prepare(paths, entry(state=3), newer, parent)
+    assert (layer / "state/main/keys/private").read_text() == "schema 1"
+    layers.begin_migration(layer)
+    (layer / "state/main/keys/private").write_text("schema 2")
+    layers.end_migration(layer, 2)
+    layer = layers.prepare(paths, entry(state=3), newer, parent)
+    assert (layer / "state/main/keys/private").read_text() == "schema 2"
+    assert not layers.must_migrate(layer, newer)
+
+
+def test_services_of_a_package_whose_state_is_old_wait_for_its_migration() -> None:
+    plan = ServicePlan("vpn", "2.0", service("main", state=True), BOX, migrate=True)
+    found = texts(plan)
+    assert "Requires=orbital.vpn.state.migrate.service" in found[plan.unit]
+    migrate = found["orbital.vpn.state.migrate.service"]
+    assert "ExecStart=/usr/lib/orbital/recover migrate vpn\n" in migrate
+    assert "migrate" not in "".join(texts(replace(plan, migrate=False)).values())
