@@ -3,6 +3,7 @@
 Two rules until nothing changes: a version goes when something it needs has no
 fitting version left; and when a package that is needed for certain accepts it
 in none of its remaining versions. What remains may still not fit together.
+Only what is declared counts: making the view of every version would be dear.
 """
 
 from __future__ import annotations
@@ -24,11 +25,7 @@ def remaining(
 ) -> dict[str, list[Candidate]] | None:
     """The versions of each name in the core that may be in an answer; None: there is no answer."""
     left = {
-        name: [
-            candidate
-            for candidate in problem.candidates(name)
-            if candidate not in without and problem.usable(candidate)
-        ]
+        name: [candidate for candidate in problem.candidates(name) if candidate not in without]
         for name in sorted(core)
     }
     needed = {demand.name for demand in demands}
@@ -59,7 +56,7 @@ def remaining(
 
 def _can_be(problem: Problem, candidate: Candidate, left: dict[str, list[Candidate]]) -> bool:
     """Whether each thing it needs in the core has a fitting version left."""
-    for need in problem.requirements(candidate):
+    for need in problem.declared(candidate):
         if need.name in left:
             allowed = problem.allowed(need)
             if not any(other.version in allowed for other in left[need.name]):
@@ -74,7 +71,7 @@ def _certain(
     common: dict[str, frozenset[str]] | None = None
     for candidate in candidates:
         mine: dict[str, frozenset[str]] = {}
-        for need in problem.requirements(candidate):
+        for need in problem.declared(candidate):
             if need.name in core:
                 allowed = problem.allowed(need)
                 mine[need.name] = mine.get(need.name, allowed) & allowed

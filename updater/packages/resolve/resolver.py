@@ -18,7 +18,7 @@ from updater.packages.resolve.model import (
 from updater.packages.resolve.solve import Answer, UnsatisfiableError, solve
 from updater.packages.resolve.view import Views
 
-IMPROVEMENTS = 16
+IMPROVEMENTS = 4
 """How often a better version of something the user asked for is looked for."""
 
 
@@ -43,6 +43,10 @@ class Packages:
         if not candidate.libraries:
             return candidate.needs
         return (*candidate.needs, *self.views.of(candidate).outside)
+
+    def declared(self, candidate: Candidate) -> Sequence[Requirement]:
+        """What its own manifest says of features and system packages."""
+        return candidate.needs
 
     def allowed(self, requirement: Requirement) -> frozenset[str]:
         """The versions that satisfy it."""

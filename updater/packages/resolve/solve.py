@@ -38,7 +38,7 @@ from updater.packages.resolve.search import search
 
 ROUNDS = 5_000
 """Rounds of resolvelib (one version taken or given up in each) before we check its work."""
-ROUNDS_EARLY = 8
+ROUNDS_EARLY = 2
 """Rounds for each name of a core that can still grow: a larger one is often easier."""
 CYCLES = 64
 """Sets with a cycle that are looked at before the first cycle is reported."""
@@ -55,6 +55,9 @@ class Problem(Protocol):
 
     def requirements(self, candidate: Candidate) -> Sequence[Requirement]:
         """What a usable candidate needs."""
+
+    def declared(self, candidate: Candidate) -> Sequence[Requirement]:
+        """Those of its requirements that are known at once, usable or not."""
 
     def allowed(self, requirement: Requirement) -> frozenset[str]:
         """The versions that satisfy it."""
@@ -292,10 +295,18 @@ class _Provider(AbstractProvider[Requirement, Candidate, str]):
         resolutions: Any,  # noqa: ARG002
         candidates: Any,  # noqa: ARG002
         information: Any,  # noqa: ARG002
-        backtrack_causes: Any,  # noqa: ARG002
-    ) -> int:
-        """Who needs comes before what is needed, so that preferences higher up count first."""
-        return self._graph.rank[identifier]
+        backtrack_causes: Any,
+    ) -> tuple[bool, int]:
+        """Who takes part in the last dead end comes first, so that it is not met again and again.
+
+        Then who needs comes before what is needed, so that preferences higher up count first.
+        """
+        part = any(
+            identifier == item.requirement.name
+            or (item.parent is not None and identifier == item.parent.name)
+            for item in backtrack_causes
+        )
+        return not part, self._graph.rank[identifier]
 
     def find_matches(
         self,

@@ -51,6 +51,10 @@ class _Libraries:
         """Other libraries."""
         return candidate.libraries
 
+    def declared(self, candidate: Candidate) -> Sequence[Requirement]:
+        """All."""
+        return candidate.libraries
+
     def allowed(self, requirement: Requirement) -> frozenset[str]:
         """As in the catalogue."""
         return self._shelves.catalogue.allowed(requirement)
