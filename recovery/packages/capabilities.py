@@ -39,6 +39,7 @@ class Capability(Value):
     linux: kernel capabilities (CAP_...). network: host to see the host's
     network. families: socket address families. system_calls: systemd groups or
     names added to the filter. devices: device nodes, read and write ("/dev/rtc0 rw").
+    groups: of the image, whose files it may use (a device node's group).
     read_paths: of the host, bound read-only. write_paths: bound for writing.
     bus: calls it allows. namespaces: kinds the service may create.
     """
@@ -50,6 +51,7 @@ class Capability(Value):
     families: tuple[str, ...] = ()
     system_calls: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
     read_paths: tuple[str, ...] = ()
     write_paths: tuple[str, ...] = ()
     bus: tuple[BusRule, ...] = ()
@@ -110,6 +112,7 @@ def _capability(document: object) -> Capability:
         families=texts,
         system_calls=texts,
         devices=texts,
+        groups=texts,
         read_paths=texts,
         write_paths=texts,
         bus=codec.several(
