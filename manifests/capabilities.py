@@ -48,6 +48,7 @@ Device = Annotated[
         'devices and what may be done, such as "/dev/rtc0 rw" or "char-ttyS rw"',
     ),
 ]
+Group = Annotated[str, matching(r"^[a-z_][a-z0-9_-]*$", 'a group such as "dialout"')]
 HostPath = Annotated[
     str, matching(r"^(/[A-Za-z0-9_+@-][A-Za-z0-9_.+@-]*)+$", "the full path of a file or folder")
 ]
@@ -84,6 +85,7 @@ class Capability(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     families: socket address families, beside AF_UNIX.
     system_calls: added to the filter.
     devices: device nodes.
+    groups: of the image, whose files it may use, such as that of a device node.
     read_paths: of the host, visible for reading.
     write_paths: of the host, visible for reading and writing.
     bus: calls on the system bus.
@@ -96,6 +98,7 @@ class Capability(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     families: tuple[Family, ...] = ()
     system_calls: tuple[SystemCall, ...] = ()
     devices: tuple[Device, ...] = ()
+    groups: tuple[Group, ...] = ()
     read_paths: tuple[HostPath, ...] = ()
     write_paths: tuple[HostPath, ...] = ()
     bus: tuple[BusCall, ...] = ()
@@ -175,6 +178,7 @@ def _device(item: Capability) -> device.Capability:
         families=item.families,
         system_calls=item.system_calls,
         devices=item.devices,
+        groups=item.groups,
         read_paths=item.read_paths,
         write_paths=item.write_paths,
         bus=tuple(
@@ -227,6 +231,8 @@ def _openings(item: Capability) -> Iterator[str]:
         yield f"system calls: {_codes(item.system_calls)}"
     if item.devices:
         yield f"devices: {_codes(item.devices)}"
+    if item.groups:
+        yield f"files of the groups: {_codes(item.groups)}"
     if item.read_paths:
         yield f"reads: {_codes(item.read_paths)}"
     if item.write_paths:

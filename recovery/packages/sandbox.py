@@ -65,6 +65,7 @@ def properties(box: Sandbox) -> tuple[str, ...]:
         *_files(box),
         *_network(box, network),
         *_devices(devices),
+        *(f"SupplementaryGroups={name}" for name in _names(box, "groups")),
         f"CapabilityBoundingSet={' '.join(linux)}",
         f"AmbientCapabilities={' '.join(linux)}",
         # A user namespace would make the granted capabilities void.

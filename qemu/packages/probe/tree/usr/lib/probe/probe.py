@@ -182,7 +182,7 @@ def attempts(scratch: str) -> dict[str, Callable[[], bool]]:
         "list the state partition": lambda: _list("/state"),
         "read the state of others": _others_state,
         "write /usr": lambda: _write("/usr/lib/probe/probe.py"),
-        "write /etc": lambda: _write("/etc/probe"),
+        "write /etc": lambda: _write("/etc/probed"),
         "write /run": lambda: _write("/run/probe"),
         "read the disk": lambda: _read("/dev/vda"),
         "read memory": lambda: _read("/dev/mem"),
