@@ -28,6 +28,7 @@ import msgspec
 
 from imager.cache import space_error
 from imager.root import RootFacts
+from manifests.capabilities import known_capabilities
 from manifests.catalogue import Product
 from manifests.index import FORMAT, BootArtifact, OsIndex, RootImage, Stream
 from recovery.errors import ManifestError, ToolError
@@ -100,6 +101,8 @@ class Published:
             root=RootImage(facts.root_hash, facts.hash_offset, facts.salt, self.root),
             boot=BootArtifact("uki", self.boot),
             packages={item.manifest.package: item.manifest.version for item in product.packages},
+            capabilities=tuple(item.name for item in known_capabilities().capabilities),
+            refused=tuple(sorted(product.manifest.packages.refuse)),
             sbom_sha256=hashlib.sha256(self.sbom).hexdigest(),
         )
 

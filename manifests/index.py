@@ -62,7 +62,11 @@ class BootArtifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class OsIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One image. built is in seconds since the epoch."""
+    """One image. built is in seconds since the epoch.
+
+    packages: system packages inside, with versions. capabilities: names that
+    the image can grant to feature packages; refused: those that it does not.
+    """
 
     format: int
     system: str
@@ -74,6 +78,8 @@ class OsIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     boot: BootArtifact
     packages: dict[str, str]
     sbom_sha256: str
+    capabilities: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
 
 
 class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from recovery import blame, decide, evidence, plan, watch
+from recovery.audit import Audit
 from recovery.boot import BootReport, load_report, running_generation
 from recovery.bootcontrol.open import open_boot_control
 from recovery.decide import View
@@ -35,6 +36,10 @@ from recovery.state import STATE_ROOT, Quarantine, Stage, StateStore
 from recovery.steps import apply
 from recovery.systemd import ServiceManager, Systemd
 from recovery.trial import next_number
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from recovery.audit import Result
 
 LOCK_WAIT_SECONDS = 60.0
 WATCH_PAUSE_SECONDS = 5.0
@@ -119,6 +124,7 @@ class Agent:
                 steps = plan.repair(verdict, view, self.config.trial, _now(), kept)
                 apply(steps, self.store, self.boot_control)
                 name = type(verdict).__name__
+                self.audit(f"os.{name}", "done", verdict.reason, verdict.generation)
                 self.manager.say(f"generation {verdict.generation}: {name}: {verdict.reason}")
         raise StateError("cannot settle this boot: repairs do not end")
 
@@ -183,6 +189,7 @@ class Agent:
                 entry.name for entry in made.packages if versions.get(entry.name) != entry.version
             ]
             for item in blamed:
+                self.audit("package.revert", "done", f"{item.package}: {item.reason}")
                 self.manager.say(f"reverts package {item.package} {item.version}: {item.reason}")
             self.host.stop(back)
             self.host.activate(made)
@@ -220,6 +227,7 @@ class Agent:
                 self.manager.say(f"generation {verdict.generation} is unhealthy: {verdict.reason}")
                 return 1
             apply(plan.give_up(view, reason, _now()), self.store, self.boot_control)
+            self.audit("os.give-up", "failed", reason)
         self.manager.say(f"gives up generation {verdict.generation}, restarts: {reason}")
         self.manager.restart()
         return 1
@@ -234,6 +242,7 @@ class Agent:
                 raise StateError("cannot commit: the running trial has not passed its checks")
             apply(plan.commit(view, self.config.trial, _now()), self.store, self.boot_control)
             record = self.store.load()
+            self.audit("os.commit", "done")
         self.manager.say(
             f"committed generation {self.running.number}, version {self.running.version}"
         )
@@ -242,6 +251,21 @@ class Agent:
             (self.root / PROBATION_FLAG).touch()
             self.manager.start_watch()
         return 0
+
+    def audit(self, what: str, result: Result, detail: str = "", generation: int = 0) -> None:
+        """One entry of the audit trail, about the running generation or the one named."""
+        running = self.running
+        subject = f"generation {generation or running.number}"
+        if not generation or generation == running.number:
+            subject += f", {running.system} {running.version}"
+        Audit(self.store.root).note(
+            what,
+            subject,
+            result,
+            who="orbital recovery",
+            detail=detail,
+            boot_id=self.report.boot_id,
+        )
 
     def passed(self, view: View) -> bool:
         """Whether the trial was found healthy in this very boot."""

@@ -27,12 +27,13 @@ def bring_along(known: Known, offers: Offers, index: OsIndex) -> Change:
     against the image, and why; and what offers raise.
     """
     present = replace(known.present, image=index.packages)
-    # The running image's capabilities stand in for the new one's.
     environment = replace(
         known.environment(),
         system=index.system,
         version=index.version,
         packages=index.packages,
+        capabilities=frozenset(index.capabilities),
+        refused=frozenset(index.refused),
     )
     try:
         resolution = resolve(
