@@ -137,12 +137,14 @@ class Lab:
         *,
         version: str | None = None,
         folder: Path | None = None,
+        against: str | None = None,
         **changes: object,
     ) -> Path:
-        """The package file of a package, against the factory image and what was built before.
+        """The package file of a package, against an image and what was built before.
 
         name: of a folder below qemu/packages or manifests/packages. version, changes:
-        keys of its manifest that differ. folder: where it lies instead.
+        keys of its manifest that differ. folder: where it lies instead. against: version of
+        the image, the factory's when None.
         """
         output = self.directory / "packages"
         source = variant(
@@ -153,7 +155,7 @@ class Lab:
             changes=changes,
         )
         keys = self.prepare_keys()
-        interface = load_interface(self.build(self.version))
+        interface = load_interface(self.build(against or self.version))
         workshop = PackageWorkshop(
             cache=self.cache,
             tools=self.tools,
@@ -174,10 +176,11 @@ class Lab:
         *,
         version: str | None = None,
         folder: Path | None = None,
+        against: str | None = None,
         **changes: object,
     ) -> Path:
         """Builds and publishes a package; see `build_package`. Returns the package file."""
-        path = self.build_package(name, version=version, folder=folder, **changes)
+        path = self.build_package(name, version=version, folder=folder, against=against, **changes)
         self.publish(path)
         return path
 

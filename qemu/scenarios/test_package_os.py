@@ -42,6 +42,7 @@ def test_packages_and_their_state_follow_the_os_forward_and_back(
     own.offer_package(
         "counter",
         version="2.0",
+        against="2.0",
         services=schema(2),
         state_version=2,
         migrations=MIGRATIONS,
@@ -68,10 +69,11 @@ def test_packages_and_their_state_follow_the_os_forward_and_back(
     own.offer_package(
         "counter",
         version="3.0",
+        against="2.0",
         services=schema(2),
         state_version=2,
         migrations=MIGRATIONS,
-        systems=[{"system": "gateway", "versions": ">=3"}],
+        systems=[{"system": "gateway", "versions": ">=2"}],
     )
     before = count(device)
     device.update(server.url)
@@ -94,7 +96,9 @@ def test_a_package_that_fails_in_a_trial_is_reverted_and_the_image_stays(
     device.install(server.url, "counter")
     before = count(device)
     own.offer("2.0")
-    own.offer_package("counter", version="2.0", services=service("counter", health=UNWELL), **NEW)
+    own.offer_package(
+        "counter", version="2.0", against="2.0", services=service("counter", health=UNWELL), **NEW
+    )
     device.update(server.url)
     status = device.restart(SECONDS)
     assert (status["version"], status["committed"]) == ("2.0", True)
