@@ -12,9 +12,11 @@ from orbital.output import Output, amount
 from qemu.device import Device, Document
 from qemu.lab import Lab
 from qemu.server import Server
+from qemu.variants import service
 from recovery.reporter import SilentReporter
 
 GOOD, BAD, FAULT = "2.0", "3.0", "unhealthy"
+PACKAGES = ("servicekit", "firewall")
 _SECONDS = 900
 
 
@@ -22,7 +24,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the command."""
     parser.description = (
         "Builds three releases of the reference product, boots the factory disk in QEMU under "
-        "Secure Boot, updates it, ships it a broken release, and shows how it recovers."
+        "Secure Boot, installs packages, ships it a bad package and a broken release, and shows "
+        "how it recovers: packages with their state, the OS with its packages."
     )
     parser.add_argument(
         "--directory",
@@ -41,6 +44,11 @@ def _demo(args: argparse.Namespace, output: Output) -> int:
     with tempfile.TemporaryDirectory(prefix="orbital-demo-") as name:
         _Story(Path(name), output).tell()
     return 0
+
+
+def _system(versions: str) -> dict[str, str]:
+    """The reference product in these versions, as a manifest names it."""
+    return {"system": "gateway", "versions": versions}
 
 
 class _Downloads(SilentReporter):
@@ -82,6 +90,19 @@ class _Story:
         lab.offer(lab.version)
         lab.offer(GOOD)
         self._say(f"published {lab.version} and {GOOD} as static files: {lab.repository}")
+        self._chapter("Feature packages, signed by their publisher")
+        # This counter is for images before 2.0, the other for those from 2.0 on.
+        old, new = [_system(f"<{GOOD}")], [_system(f">={GOOD}")]
+        files = [lab.build_package(name) for name in PACKAGES]
+        files.append(lab.build_package("counter", systems=old))
+        corrupt = service(
+            "counter", environment={"COUNTER_SCHEMA": "1", "COUNTER_FAULT": "corrupt"}
+        )
+        files.append(lab.build_package("counter", version="1.1", services=corrupt, systems=old))
+        files.append(lab.build_package("counter", version="2.0", against=GOOD, systems=new))
+        lab.publish(*files)
+        self._say(", ".join(path.name for path in files))
+        self._say("counter 1.1 is bad: it destroys its own state")
 
         self._chapter("The factory disk boots under UEFI Secure Boot")
         self._say(f"disk {lab.factory.name}, {amount(lab.factory.stat().st_size)}")
@@ -98,6 +119,20 @@ class _Story:
     def _run(self, device: Device, server: Server) -> None:
         self._show(device.settle(_SECONDS))
 
+        self._chapter("Packages: installed, started, checked, committed; no reboot")
+        device.install(server.url, "firewall", "counter=1.0")
+        self._packages(device)
+        before = self._count(device)
+
+        self._chapter("counter 1.1 destroys its state and fails its check: back by itself")
+        started = time.monotonic()
+        reason = device.refused("package", "update", "counter", "--source", server.url)
+        seconds = time.monotonic() - started
+        self._say(f"{reason.splitlines()[0]}  [{seconds:.0f} s]")
+        self._packages(device)
+        if self._count(device) < before:
+            raise AssertionError("the counter lost its state")
+
         self._chapter(f"Update {self._lab.version} → {GOOD} over HTTP, into the other slot")
         done = device.update(server.url)["installed"]
         self._say(
@@ -105,6 +140,9 @@ class _Story:
             f"{done['generation']}, {amount(done['fetched'])} fetched; rebooting into the trial"
         )
         self._show(device.restart(_SECONDS))
+        self._packages(device)
+        self._say("counter 1.0 is not made for this image; 2.0 is, and came in the same trial")
+        before = self._count(device)
         self._say("healthy, so committed; the way back stays open until the probation has passed")
         device.settle(_SECONDS, when=lambda status: not status["on_probation"])
         self._say("probation passed")
@@ -120,14 +158,27 @@ class _Story:
         )
         self._chapter(f"It failed its health check, and the device went back to {GOOD} by itself")
         self._show(status)
+        self._packages(device)
+        after = self._count(device)
         for item in status["quarantined"]:
             self._say(f"quarantined: {item['version']}: {item['reason']}")
 
         self._chapter("What the device remembers: orbital system history")
         for line in device.orbital("system", "history").output.splitlines():
             self._say(line)
-        if status["version"] != GOOD or not status["committed"]:
+        if status["version"] != GOOD or not status["committed"] or after < before:
             raise AssertionError(f"the device did not recover: {status}")
+
+    def _packages(self, device: Device) -> None:
+        """The package set, in a line."""
+        listed = device.packages().values()
+        self._say("packages: " + ", ".join(f"{item['name']} {item['version']}" for item in listed))
+
+    def _count(self, device: Device) -> int:
+        """The counter's value: its state."""
+        count = int(device.run_program("counter", "value").output.split()[-1])
+        self._say(f"the counter has counted to {count}")
+        return count
 
     def _chapter(self, title: str) -> None:
         elapsed = time.monotonic() - self._started

@@ -216,8 +216,8 @@ def test_the_firewall_blocks_and_passes_what_it_says(
     assert int(dropped.split()[1]) > 0
 
     # Somebody else's hand in the rules does not last.
-    device.machine.run("nft flush chain inet firewall rules")
-    until(device, "nft list chain inet firewall rules | grep -q 8001")
+    device.machine.run("nft flush chain inet firewall decide")
+    until(device, "nft list chain inet firewall decide | grep -q 8001")
     # Without the package its rules are gone, and the system's own are as before.
     device.package("disable", "firewall")
     assert "inet firewall" not in device.machine.run("nft list tables").output

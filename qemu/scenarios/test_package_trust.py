@@ -42,7 +42,7 @@ def test_an_image_altered_on_disk_between_two_boots_harms_only_its_package(
     stocked.settle(BOOT_SECONDS)
 
     found = stocked.packages()["counter"]
-    assert found["state"] == "failed" and found["why"], "its image is refused"
+    assert found["state"] == "failed" and found["failure"], "its image is refused"
     assert stocked.unit("counter", "count")["ActiveState"] == "inactive"
     assert stocked.unit("teller", "tell")["ActiveState"] == "active", "the others run"
     assert stocked.status()["committed"] is True

@@ -37,5 +37,5 @@ def test_a_running_program_keeps_its_version_and_the_next_start_sees_the_new_one
     assert lines[-1] == "hello from libgreet 1, greeter 1.0", "it re-reads its files: still the old"
     # The old image stays as long as somebody uses it, and as the version to go back to.
     found = stocked.packages()["greeter-old"]
-    assert (found["earlier"], found["old_in_use"]) == ("1.0", ["1.0"])
+    assert (found["earlier"]["version"], found["old_in_use"]) == ("1.0", ["1.0"])
     assert stocked.package("gc")["images"] == []

@@ -68,16 +68,16 @@ def ruleset(deny: list[str], allow: list[str], default: str) -> str:
     body = "\n        ".join(lines)
     return f"""destroy table inet firewall
 table inet firewall {{
-    chain rules {{
+    chain decide {{
         {body}
     }}
     chain input {{
         type filter hook input priority filter - 10; policy accept;
-        jump rules
+        jump decide
     }}
     chain forward {{
         type filter hook forward priority filter - 10; policy accept;
-        jump rules
+        jump decide
     }}
 }}
 """
