@@ -136,7 +136,7 @@ def _service(plan: ServicePlan) -> str:
         *([f"BusName={name}" for name in plan.bus_names[:1]] if service.kind == "bus" else []),
         *(["RemainAfterExit=yes"] if service.kind == "oneshot" else []),
         f"ExecStart={command_line(service.command)}",
-        *[f"Environment={_word(f'{name}={value}')}" for name, value in service.environment],
+        *_environment(service),
         f"Restart={service.restart}",
         # Else each restart would count as a failure of the unit and start OnFailure= (257);
         # this way only the last one does, when the limit of starts is reached.
@@ -172,7 +172,12 @@ def _check(plan: ServicePlan, *, watch: bool) -> str:
         f"JoinsNamespaceOf={plan.unit}",
         f"After={plan.unit}",
     ]
-    run = ["Type=oneshot", f"ExecStart={command_line(check_command(check, seconds))}"]
+    run = [
+        "Type=oneshot",
+        f"ExecStart={command_line(check_command(check, seconds))}",
+        # A check judges by what its service was told.
+        *_environment(plan.service),
+    ]
     if watch:
         unit += [
             f"OnFailure=orbital-package-failed@{plan.package}.service",
@@ -196,6 +201,10 @@ def _check(plan: ServicePlan, *, watch: bool) -> str:
         bus=plan.sandbox.bus or check.kind == "bus",
     )
     return _unit(unit, [*run, *_common(plan), *properties(sandbox)])
+
+
+def _environment(service: Service) -> list[str]:
+    return [f"Environment={_word(f'{name}={value}')}" for name, value in service.environment]
 
 
 def check_command(check: Check, seconds: int) -> tuple[str, ...]:
