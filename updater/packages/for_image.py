@@ -1,8 +1,10 @@
 """The package set that goes with another OS image: an update of the OS brings it along.
 
-The set is tried in the same trial as the image. What is installed stays at its
-version if it fits the image; else it moves to one that does; where there is
-none the update is refused, and says which package stands against it. What the
+The set is tried in the same trial as the image. What is installed moves to the
+newest version that fits the image; where there is none the update is refused,
+and says which package stands against it. The newest, not only where the
+present one does not fit: a trial is the moment with the best way back, and a
+package that fails in it is reverted by itself (`recovery.blame`). What the
 image contains itself in that version or a newer one is not layered over it.
 """
 
@@ -37,7 +39,7 @@ def bring_along(known: Known, offers: Offers, index: OsIndex) -> Change:
     )
     try:
         resolution = resolve(
-            kept_wants(present), offers, environment, installed(present), upgrade=()
+            kept_wants(present), offers, environment, installed(present), upgrade=None
         )
     except ConflictError as error:
         raise RefusedError(
