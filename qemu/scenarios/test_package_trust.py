@@ -107,10 +107,10 @@ def test_an_older_state_of_the_repository_is_refused(
 def assert_refused(device: Device, server: Server, name: str) -> None:
     """The package is not installed from there; the device is as before, and says so."""
     before = device.packages()
-    generation = device.status()["generation"]
+    running = device.status()["running"]
     device.refused("package", "install", name, "--source", server.url)
     assert device.packages() == before
-    assert device.status()["generation"] == generation
+    assert device.status()["running"] == running
     last = device.audit()[-1]
     assert last["result"] in ("refused", "failed"), last
     assert name in f"{last['subject']} {last['detail']}"
