@@ -96,7 +96,13 @@ class _Story:
         files = [lab.build_package(name) for name in PACKAGES]
         files.append(lab.build_package("counter", systems=old))
         corrupt = service(
-            "counter", environment={"COUNTER_SCHEMA": "1", "COUNTER_FAULT": "corrupt"}
+            "counter",
+            environment={"COUNTER_SCHEMA": "1", "COUNTER_FAULT": "corrupt"},
+            health={
+                "kind": "exec",
+                "command": ["/usr/bin/sh", "/usr/lib/counter/check"],
+                "deadline_seconds": 10,
+            },
         )
         files.append(lab.build_package("counter", version="1.1", services=corrupt, systems=old))
         files.append(lab.build_package("counter", version="2.0", against=GOOD, systems=new))

@@ -8,31 +8,13 @@ import pytest
 
 from qemu.device import Device
 from qemu.lab import Lab
+from qemu.scenarios.counting import MIGRATIONS, count, schema
 from qemu.server import Server
 from qemu.variants import service
 
 pytestmark = pytest.mark.boot
 
 COUNT = "/state/orbital/layers/counter"
-MIGRATIONS = [
-    {
-        "service": "count",
-        "source": source,
-        "target": target,
-        "command": ["/usr/bin/sh", "/usr/lib/counter/migrate", way],
-    }
-    for source, target, way in ((1, 2, "up"), (2, 1, "down"))
-]
-
-
-def schema(number: int, **more: str) -> list[dict[str, object]]:
-    """The counter's services with another schema of their state."""
-    return service("counter", environment={"COUNTER_SCHEMA": str(number), **more})
-
-
-def count(device: Device) -> int:
-    """The counter's value, by its own program."""
-    return int(device.run_program("counter", "value").output.split()[-1])
 
 
 def test_install_look_disable_enable_and_remove(stocked: Device) -> None:
@@ -106,7 +88,16 @@ def test_an_update_migrates_state_and_a_rollback_brings_the_old_state_back(
 def test_a_bad_update_is_rolled_back_with_its_state_and_not_offered_again(
     stocked: Device, stock: Lab, shop: Server
 ) -> None:
-    stock.offer_package("counter", version="3.0", services=schema(1, COUNTER_FAULT="corrupt"))
+    bad = service(
+        "counter",
+        environment={"COUNTER_SCHEMA": "1", "COUNTER_FAULT": "corrupt"},
+        health={
+            "kind": "exec",
+            "command": ["/usr/bin/sh", "/usr/lib/counter/check"],
+            "deadline_seconds": 10,
+        },
+    )
+    stock.offer_package("counter", version="3.0", services=bad)
     before = count(stocked)
     others = stocked.unit("teller", "tell")["InvocationID"]
     boot = stocked.machine.shell.boot_id
