@@ -16,8 +16,8 @@ from qemu.variants import service
 pytestmark = pytest.mark.boot
 
 SECONDS = 600
-OLD = {"systems": [{"system": "gateway", "versions": "<2"}]}
-NEW = {"systems": [{"system": "gateway", "versions": ">=2"}]}
+OLD = [{"system": "gateway", "versions": "<2"}]
+NEW = [{"system": "gateway", "versions": ">=2"}]
 UNWELL = {"kind": "exec", "command": ["/usr/bin/test", "-e", "/no"], "deadline_seconds": 4}
 
 
@@ -31,8 +31,8 @@ def test_packages_and_their_state_follow_the_os_forward_and_back(
     device: Device, own: Lab, serve: Callable[[Path], Server]
 ) -> None:
     own.offer(own.version)
-    own.offer_package("counter", **OLD)
-    own.offer_package("probe", **OLD)
+    own.offer_package("counter", systems=OLD)
+    own.offer_package("probe", systems=OLD)
     server = serve(own.repository)
     device.install(server.url, "counter", "probe")
     at_first = count(device)
@@ -46,7 +46,7 @@ def test_packages_and_their_state_follow_the_os_forward_and_back(
         services=schema(2),
         state_version=2,
         migrations=MIGRATIONS,
-        **NEW,
+        systems=NEW,
     )
     text = device.refused("system", "update", "--source", server.url)
     assert "probe" in text and "2.0" in text, text
@@ -73,7 +73,7 @@ def test_packages_and_their_state_follow_the_os_forward_and_back(
         services=schema(2),
         state_version=2,
         migrations=MIGRATIONS,
-        systems=[{"system": "gateway", "versions": ">=2"}],
+        systems=NEW,
     )
     before = count(device)
     device.update(server.url)
@@ -97,7 +97,11 @@ def test_a_package_that_fails_in_a_trial_is_reverted_and_the_image_stays(
     before = count(device)
     own.offer("2.0")
     own.offer_package(
-        "counter", version="2.0", against="2.0", services=service("counter", health=UNWELL), **NEW
+        "counter",
+        version="2.0",
+        against="2.0",
+        services=service("counter", health=UNWELL),
+        systems=NEW,
     )
     device.update(server.url)
     status = device.restart(SECONDS)
