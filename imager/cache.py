@@ -170,7 +170,7 @@ class Cache:
 
     def _prune(self, area: Path, keep: int = KEEP) -> int:
         results = [path for path in area.iterdir() if path.is_dir()]
-        results.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+        results.sort(key=_last_use, reverse=True)
         removed = 0
         for result in results[keep:]:
             key = result.name.partition("-")[0]
@@ -180,6 +180,8 @@ class Cache:
             except BlockingIOError:
                 continue
             else:
+                if not result.is_dir():
+                    continue
                 # Out of sight first: a kill here leaves a .partial, which nobody reads.
                 doomed = result.with_name(f"{result.name}.partial")
                 shutil.rmtree(doomed, ignore_errors=True)
@@ -194,6 +196,14 @@ class Cache:
         if removed:
             self._prune_shared(age=3600)
         return removed
+
+
+def _last_use(result: Path) -> float:
+    """When a result was used last; the beginning of time when another process has pruned it."""
+    try:
+        return result.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _build_into(result: Path, name: str, build: Callable[[Path], None]) -> None:
