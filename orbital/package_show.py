@@ -66,6 +66,15 @@ def configure(commands: Commands) -> None:
     run.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENTS")
     run.set_defaults(handler=_run)
 
+    opening = commands.add_parser(
+        "open",
+        help="open a file or an address with the package that handles it",
+        description="Runs the program that an installed package has registered for the file's "
+        "suffix or the address's scheme, in its sandbox; without TARGET shows what is registered.",
+    )
+    opening.add_argument("target", nargs="?", metavar="TARGET")
+    opening.set_defaults(handler=_open)
+
     logs = commands.add_parser(
         "logs",
         help="what the services of a package said",
@@ -212,6 +221,34 @@ def _run(args: argparse.Namespace, _output: Output) -> int:
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     return run.run(
         _device(), args.package, args.program, arguments, terminal=terminal, who=requested_by()
+    )
+
+
+def _open(args: argparse.Namespace, output: Output) -> int:
+    from updater.packages import associations, run
+
+    device = _device()
+    handlers = associations.load(device.root)
+    if args.target is None:
+        lines = [
+            f"{item.kind:<9} {item.match:<16} {item.package} {item.program}" for item in handlers
+        ]
+        rows = [
+            {"kind": i.kind, "match": i.match, "package": i.package, "program": i.program}
+            for i in handlers
+        ]
+        output.result({"associations": rows}, "\n".join(lines) or "nothing is registered")
+        return 0
+    handler = associations.handler_of(args.target, handlers)
+    opened = associations.file_to_show(args.target) if handler.kind == "file" else None
+    return run.run(
+        device,
+        handler.package,
+        handler.program,
+        [] if opened else [args.target],
+        terminal=sys.stdin.isatty() and sys.stdout.isatty(),
+        who=requested_by(),
+        opened=opened,
     )
 
 

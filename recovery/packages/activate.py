@@ -11,6 +11,8 @@ below /run and made anew in each boot, except the state layers.
 
 from __future__ import annotations
 
+import json
+
 from recovery.errors import OrbitalError, RefusedError, TrustError
 from recovery.packages import bus, layers, model, names, plans, store, users, views
 from recovery.packages.active import Changes, load_active, news, save_active
@@ -200,6 +202,9 @@ class Activator:
         write_files(self.paths.users, records, users.is_ours, links)
         told = write_files(self.paths.policy, policies, _any)
         told |= write_files(self.paths.activation, activations, _any)
+        registered = json.dumps({"format": 1, "associations": plans.associations(ready)}, indent=1)
+        name = self.paths.associations.name
+        write_files(self.paths.run, {name: registered + "\n"}, lambda other: other == name)
         changed = write_files(self.paths.units, unit_texts, is_unit)
         wanted = self.paths.units / f"{TARGET}.wants"
         changed |= write_files(wanted, {}, is_unit, wants)

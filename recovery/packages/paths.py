@@ -8,6 +8,7 @@
   views/VIEW/usr/                         mounted views; VIEW/images names their digests
   config/NAME/SLICE.json                  configuration of a package, with defaults
   dbus/system.d/, dbus/system-services/   bus policy and activation
+  associations.json                       who opens which files and addresses
   active.json                             what is activated: `recovery.packages.host.Activation`
 /run/systemd/system/orbital.*.*.service   units
 /run/userdb/                              users
@@ -38,6 +39,7 @@ class Paths:
         self.config = self.run / "config"
         self.policy = self.run / "dbus/system.d"
         self.activation = self.run / "dbus/system-services"
+        self.associations = self.run / "associations.json"
         self.active = self.run / "active.json"
         self.units = root / "run/systemd/system"
         self.users = root / "run/userdb"

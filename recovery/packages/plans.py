@@ -79,6 +79,22 @@ def bus_users(item: Ready, ready: Sequence[Ready], policy: Policy) -> list[bus.B
     return found
 
 
+def associations(ready: Sequence[Ready]) -> list[dict[str, str]]:
+    """What enabled packages open, sorted."""
+    found = [
+        {
+            "kind": item.kind,
+            "match": item.match,
+            "package": package.entry.name,
+            "program": item.program,
+        }
+        for package in ready
+        if package.entry.enabled
+        for item in package.package.associations
+    ]
+    return sorted(found, key=lambda item: tuple(item.values()))
+
+
 def activations(package: Package, plan: ServicePlan) -> dict[str, str]:
     """Activation files of the service that a plan starts: text by name."""
     return {

@@ -145,10 +145,17 @@ class SystemHost:
             self.migrate(entry, layers.schema(item.layer), item.package.state_version)
 
     def program(
-        self, entry: PackageEntry, name: str, arguments: Sequence[str], *, terminal: bool
+        self,
+        entry: PackageEntry,
+        name: str,
+        arguments: Sequence[str],
+        *,
+        terminal: bool,
+        opened: Path | None = None,
     ) -> list[str]:
         """The command that runs a program of an active package in its sandbox.
 
+        opened: a file of the device that it sees, read-only, as its last argument.
         Raises RefusedError when there is no such program, or for its capabilities.
         """
         item = self._ready(entry)
@@ -160,7 +167,11 @@ class SystemHost:
                 resolution=f"its programs: {known}" if known else "it has no programs",
             )
         lines = programs.program_properties(item, program, self.paths, self.policy)
-        return programs.command(lines, [*program.command, *arguments], terminal=terminal)
+        words = [*program.command, *arguments]
+        if opened is not None:
+            words.append(f"/run/opened/{opened.name}")
+            lines.append(f"BindReadOnlyPaths={opened}:{words[-1]}")
+        return programs.command(lines, words, terminal=terminal)
 
     def in_use(self) -> frozenset[str]:
         """Digests of images that the active set or a running program still has mounted."""

@@ -6,6 +6,7 @@ The program keeps the view it started with, whatever is updated meanwhile.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from recovery import process
@@ -25,7 +26,13 @@ class RunsPrograms(Protocol):
     """A host that can start programs: `recovery.packages.system.SystemHost`."""
 
     def program(
-        self, entry: PackageEntry, name: str, arguments: Sequence[str], *, terminal: bool
+        self,
+        entry: PackageEntry,
+        name: str,
+        arguments: Sequence[str],
+        *,
+        terminal: bool,
+        opened: Path | None = None,
     ) -> list[str]:
         """The command that runs a program of an active package in its sandbox."""
 
@@ -38,17 +45,19 @@ def run(
     *,
     terminal: bool,
     who: str,
+    opened: Path | None = None,
 ) -> int:
     """Runs a program with our stdin, stdout and stderr; returns its exit code.
 
-    program: None for the only one. When it is the package's configure program
-    and succeeds, the services that waited for it start. Raises RefusedError.
+    program: None for the only one. opened: a file that it is to see, its last
+    argument. When it is the package's configure program and succeeds, the
+    services that waited for it start. Raises RefusedError.
     """
     entry, manifest = installed(device, device.committed(device.store.load()), name)
     chosen = choose(manifest, program)
     if not isinstance(device.host, RunsPrograms):
         raise RefusedError("cannot run programs of packages here")
-    command = device.host.program(entry, chosen, arguments, terminal=terminal)
+    command = device.host.program(entry, chosen, arguments, terminal=terminal, opened=opened)
     # None: ours, so that a person can talk to it.
     child = process.start(command, stdin=None, stdout=None, stderr=None)
     code = _ended(child.wait)
