@@ -1,0 +1,129 @@
+"""A package image into the store, beside copying and syncing the same file.
+
+`python -m benchmarks.packages_install [--size MB] [--pairs N] [--json]` cuts an image made of this
+machine's /usr/lib into published segments and brings it into a store with the device's
+code: segments read from a directory, digests compared, decompressed, written, flushed, and the
+fs-verity digest of the whole computed and compared, then renamed. The machine that builds need
+not have fs-verity: there the digest is computed by `recovery.packages.digest`, which reads and
+hashes what the kernel would. The floor reads the file, writes it, and flushes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import zstandard
+
+from benchmarks.figures import Comparison, compare
+from manifests.index import Segment, Stream
+from manifests.package_index import PackageRelease
+from recovery import durable
+from recovery.packages.digest import file_digest
+from recovery.reporter import SilentReporter
+from updater.packages.fetch import fetch
+from updater.source import DirectorySource
+
+AIM = 2.0
+SEGMENT = 4 << 20
+LEVEL = 9
+_BLOCK = 1 << 20
+
+
+class HashingVerity:
+    """What the kernel does when a file is put under fs-verity, as far as it costs time."""
+
+    def __init__(self) -> None:
+        self._digests: dict[str, str] = {}
+
+    def enable(self, path: Path, _signature: bytes) -> None:
+        """Flushes, reads and hashes the file."""
+        durable.sync_file(path)
+        self._digests[path.name] = file_digest(path)
+
+    def measure(self, path: Path) -> str:
+        """The digest, of a file that was enabled."""
+        try:
+            return self._digests[path.name]
+        except KeyError as error:
+            raise OSError("not under fs-verity") from error
+
+
+def make_image(path: Path, size: int) -> None:
+    """Real content of that size: libraries of this machine."""
+    left = size
+    with path.open("wb") as out:
+        for file in sorted(Path("/usr/lib").rglob("*.so*")):
+            if left and file.is_file() and not file.is_symlink():
+                data = file.read_bytes()[:left]
+                out.write(data)
+                left -= len(data)
+    os.truncate(path, size)
+
+
+def published(image: Path, repository: Path) -> PackageRelease:
+    """The image as segments in the repository."""
+    data = image.read_bytes()
+    segments = []
+    for start in range(0, len(data), SEGMENT):
+        piece = data[start : start + SEGMENT]
+        stored = zstandard.compress(piece, LEVEL)
+        name = hashlib.sha256(stored).hexdigest()
+        path = repository / "chunks" / name[:2] / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(stored)
+        segments.append(Segment(len(piece), hashlib.sha256(piece).hexdigest(), len(stored), name))
+    stream = Stream(len(data), hashlib.sha256(data).hexdigest(), SEGMENT, tuple(segments))
+    digest = file_digest(image)
+    return PackageRelease("1.0", "feature", "all", "", digest, "", stream, built=0)
+
+
+def copied(image: Path, target: Path) -> None:
+    """The floor: read, write, flush."""
+    target.unlink(missing_ok=True)
+    with image.open("rb") as source, target.open("wb") as out:
+        shutil.copyfileobj(source, out, _BLOCK)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def measure(size: int, pairs: int) -> Comparison:
+    """Alternates both."""
+    with tempfile.TemporaryDirectory(prefix="orbital-bench-") as name:
+        work = Path(name)
+        image = work / "image"
+        make_image(image, size)
+        release = published(image, work / "repository")
+
+        def install() -> None:
+            shutil.rmtree(work / "store", ignore_errors=True)
+            source = DirectorySource(work / "repository")
+            fetch(release, source, work / "store", SilentReporter(), verity=HashingVerity())
+
+        return compare(
+            f"a package of {size >> 20} MiB into the store",
+            install,
+            lambda: copied(image, work / "copy"),
+            pairs=pairs,
+            aim=AIM,
+        )
+
+
+def main() -> None:
+    """Prints the table, or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=10, metavar="MB")
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    row = measure(options.size << 20, options.pairs)
+    print(json.dumps(row.document(), indent=1) if options.json else row.row())
+
+
+if __name__ == "__main__":
+    main()
