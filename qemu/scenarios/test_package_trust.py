@@ -14,6 +14,7 @@ from qemu import faults
 from qemu.device import Device
 from qemu.lab import Lab
 from qemu.server import Server
+from qemu.variants import package_folder
 
 pytestmark = pytest.mark.boot
 
@@ -62,53 +63,82 @@ def test_a_file_without_verity_in_the_place_of_an_image_is_refused(stocked: Devi
     assert stocked.unit("teller", "tell")["ActiveState"] == "active"
 
 
+def continued(lab: Lab, directory: Path, keys: Path | None = None) -> Lab:
+    """A lab whose repository goes on from the one that the device knows.
+
+    A new one would be refused for its version numbers, whatever else is wrong with it.
+    """
+    own = Lab(directory, keys=keys)
+    own.builds = lab.builds
+    shutil.copytree(lab.repository, own.repository)
+    return own
+
+
+def offer_rogue(lab: Lab, version: str = "1.0") -> None:
+    """Offers a package that the device has never heard of."""
+    lab.offer_package("rogue", version=version, folder=package_folder("hungry"), package="rogue")
+
+
 def test_an_image_signed_with_a_key_that_the_device_does_not_know_is_refused(
-    stocked: Device, lab: Lab, serve: Callable[[Path], Server], tmp_path: Path
+    stocked: Device, stock: Lab, serve: Callable[[Path], Server], tmp_path: Path
 ) -> None:
     """The repository is right in every respect, so that only the image's signature is wrong."""
     keys = tmp_path / "keys"
-    shutil.copytree(lab.prepare_keys(), keys)
+    shutil.copytree(stock.prepare_keys(), keys)
     for name in ("publisher.key", "publisher.pem"):
         (keys / "packages" / name).unlink()
     make_certified(keys / "packages", "publisher", "Somebody else")
-    hostile = Lab(tmp_path, keys=keys)
-    hostile.builds = lab.builds
-    hostile.offer_package("hungry")
-    assert_refused(stocked, serve(hostile.repository), "hungry")
+    hostile = continued(stock, tmp_path, keys)
+    offer_rogue(hostile)
+    assert_refused(
+        stocked, serve(hostile.repository), "rogue", "this system does not know who signed it"
+    )
 
 
 def test_an_image_altered_on_the_server_is_refused(
-    stocked: Device, lab: Lab, serve: Callable[[Path], Server], tmp_path: Path
+    stocked: Device, stock: Lab, serve: Callable[[Path], Server], tmp_path: Path
 ) -> None:
-    own = Lab(tmp_path)
-    own.builds = lab.builds
-    own.offer_package("hungry")
-    for chunk in (own.repository / "chunks").rglob("*"):
-        if chunk.is_file():
-            data = bytearray(chunk.read_bytes())
-            data[len(data) // 2] ^= 1
-            chunk.write_bytes(data)
-    assert_refused(stocked, serve(own.repository), "hungry")
+    own = continued(stock, tmp_path)
+    before = {path.name for path in (own.repository / "chunks").rglob("*")}
+    offer_rogue(own)
+    added = [path for path in (own.repository / "chunks").rglob("*") if path.name not in before]
+    chunks = [path for path in added if path.is_file()]
+    assert chunks
+    for chunk in chunks:
+        data = bytearray(chunk.read_bytes())
+        data[len(data) // 2] ^= 1
+        chunk.write_bytes(data)
+    assert_refused(stocked, serve(own.repository), "rogue", "its digest is not the signed one")
 
 
 def test_an_older_state_of_the_repository_is_refused(
-    stocked: Device, lab: Lab, serve: Callable[[Path], Server], tmp_path: Path
+    stocked: Device, stock: Lab, serve: Callable[[Path], Server], tmp_path: Path
 ) -> None:
-    own = Lab(tmp_path)
-    own.builds = lab.builds
-    own.offer_package("hungry", version="0.5")
+    own = continued(stock, tmp_path)
+    offer_rogue(own, "1.0")
     shutil.copytree(own.repository, tmp_path / "old")
-    own.offer_package("hungry", version="0.6")
-    stocked.install(serve(own.repository).url, "hungry=0.6")
-    stocked.package("remove", "hungry")
-    assert_refused(stocked, serve(tmp_path / "old"), "hungry")
+    offer_rogue(own, "1.1")
+    stocked.install(serve(own.repository).url, "rogue")
+    stocked.package("remove", "rogue")
+    assert_refused(stocked, serve(tmp_path / "old"), "rogue", "older than what this device")
 
 
-def assert_refused(device: Device, server: Server, name: str) -> None:
-    """The package is not installed from there; the device is as before, and says so."""
+def test_the_same_package_from_an_honest_repository_is_installed(
+    stocked: Device, stock: Lab, serve: Callable[[Path], Server], tmp_path: Path
+) -> None:
+    """What the refusals above are measured against."""
+    own = continued(stock, tmp_path)
+    offer_rogue(own)
+    stocked.install(serve(own.repository).url, "rogue")
+    assert stocked.packages()["rogue"]["state"] == "running"
+
+
+def assert_refused(device: Device, server: Server, name: str, because: str) -> None:
+    """The package is not installed from there, for that reason; the device is as before."""
     before = device.packages()
     running = device.status()["running"]
-    device.refused("package", "install", name, "--source", server.url)
+    text = device.refused("package", "install", name, "--source", server.url)
+    assert because in text, text
     assert device.packages() == before
     assert device.status()["running"] == running
     last = device.audit()[-1]
