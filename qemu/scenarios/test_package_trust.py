@@ -5,16 +5,24 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from imager.keyfiles import make_certified
+from imager.repository.anchor import read_anchor
+from imager.repository.create import create
+from imager.repository.keyring import KeyDirectory
+from imager.repository.packages import intake
+from imager.repository.publish import publish
+from imager.repository.roles import Periods
 from qemu import faults
 from qemu.device import Device
 from qemu.lab import Lab
 from qemu.server import Server
 from qemu.variants import package_folder
+from recovery.reporter import SilentReporter
 
 pytestmark = pytest.mark.boot
 
@@ -144,3 +152,26 @@ def assert_refused(device: Device, server: Server, name: str, because: str) -> N
     last = device.audit()[-1]
     assert last["result"] in ("refused", "failed"), last
     assert name in f"{last['subject']} {last['detail']}"
+
+
+def test_metadata_that_has_expired_is_refused(
+    device: Device, lab: Lab, tmp_path: Path, serve: Callable[[Path], Server]
+) -> None:
+    directory = tmp_path / "repository"
+    keys = KeyDirectory(lab.prepare_keys())
+    then = datetime.now(UTC) - timedelta(days=60)
+    create(directory, keys, periods=Periods(), root=read_anchor(lab.keys), now=then)
+    publish(
+        directory,
+        [lab.build(lab.version), lab.build_package("counter")],
+        keys,
+        intake=intake(lab.keys, lab.cache, lab.tools),
+        reporter=SilentReporter(),
+        now=then,
+    )
+    server = serve(directory)
+    text = device.refused("package", "install", "counter", "--source", server.url)
+    assert "expired" in text, text
+    assert device.packages() == {}
+    refused = [entry for entry in device.audit() if entry["result"] == "refused"]
+    assert any("counter" in entry["subject"] for entry in refused)
