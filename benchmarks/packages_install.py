@@ -98,6 +98,7 @@ def measure(size: int, pairs: int) -> Comparison:
         work = Path(name)
         image = work / "image"
         make_image(image, size)
+        (work / "repository/metadata").mkdir(parents=True)
         release = published(image, work / "repository")
 
         def install() -> None:

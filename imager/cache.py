@@ -22,6 +22,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -150,8 +151,13 @@ class Cache:
     def _prune_shared(self, age: float) -> None:
         """Removes parts that no result is a link to. age: seconds a running build may need."""
         for part in (self.directory / "shared").glob("*/*"):
-            stat = part.stat()
-            if part.is_file() and stat.st_nlink == 1 and time.time() - stat.st_mtime > age:
+            try:
+                info = part.stat()
+            except FileNotFoundError:
+                # Another process prunes as well.
+                continue
+            unused = stat.S_ISREG(info.st_mode) and info.st_nlink == 1
+            if unused and time.time() - info.st_mtime > age:
                 part.unlink(missing_ok=True)
 
     def _result(self, area: Path, key: str) -> Path:

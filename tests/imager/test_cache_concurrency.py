@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
+
+from imager.cache import Cache
 
 _BUILDER = """
 import sys, time
@@ -43,3 +48,25 @@ def test_two_processes_build_once_and_use_the_result_at_the_same_time(tmp_path: 
         builder.communicate(timeout=10)
         assert builder.returncode == 0
     assert log.read_text() == "built\n"
+
+
+def test_parts_that_vanish_while_pruning_are_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes prune at once: what one has listed, the other has removed."""
+    cache = Cache(tmp_path)
+    parts = [cache.shared("segments") / name for name in ("a", "b", "c")]
+    for part in parts:
+        part.write_bytes(b"x")
+    real = Path.glob
+
+    def listed_then_gone(self: Path, pattern: str) -> Iterator[Path]:
+        found = sorted(real(self, pattern))
+        for path in found:
+            if path.name == "a":
+                path.unlink()
+            yield path
+
+    monkeypatch.setattr(Path, "glob", listed_then_gone)
+    cache._prune_shared(age=-1)
+    assert [part for part in parts if part.exists()] == []
