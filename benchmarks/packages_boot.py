@@ -52,7 +52,12 @@ def write_feature(folder: Path, number: int) -> Path:
             {
                 "name": "run",
                 "command": list(_COMMAND),
-                "health": {"kind": "exec", "command": ["/usr/bin/true"]},
+                "health": {
+                    "kind": "exec",
+                    "command": ["/usr/bin/true"],
+                    # All twenty start and are checked at once, under emulation.
+                    "deadline_seconds": 300,
+                },
             }
         ],
     }
