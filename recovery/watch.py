@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from recovery import unitstates
 from recovery.value import Value
 
 # Restarts of one service within one observation that make a crash loop.
@@ -18,16 +19,14 @@ class ServiceState(Value):
 
 
 def parse_services(text: str) -> dict[str, ServiceState]:
-    """The output of systemctl show: blocks of NAME=VALUE, an empty line between them."""
+    """The image's services in the output of systemctl show."""
     services = {}
-    for block in text.split("\n\n"):
-        values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+    for name, values in unitstates.parse(text).items():
         restarts = values.get("NRestarts", "")
         # Packages have a handler of their own: their crash loops are not the image's.
-        package = values.get("Id", "").startswith("orbital.")
-        if "Id" in values and restarts.isdigit() and not package:
+        if restarts.isdigit() and not name.startswith("orbital."):
             failed = values.get("ActiveState") == "failed"
-            services[values["Id"]] = ServiceState(int(restarts), failed)
+            services[name] = ServiceState(int(restarts), failed)
     return services
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from recovery import process
+from recovery import process, unitstates
 from recovery.packages import model
 from recovery.packages.units import check_unit, has_check_unit
 
@@ -115,14 +115,4 @@ class Checking:
         units = [wait.unit for wait in self._waiting]
         units += [wait.check for wait in self._waiting if has_check_unit(wait.service.check)]
         done = process.run(["systemctl", "show", f"--property={_PROPERTIES}", *units], timeout=30)
-        return parse(done.stdout)
-
-
-def parse(text: str) -> dict[str, dict[str, str]]:
-    """What `systemctl show` says of several units, by Id. Pure."""
-    found: dict[str, dict[str, str]] = {}
-    for block in text.split("\n\n"):
-        values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-        if "Id" in values:
-            found[values["Id"]] = values
-    return found
+        return unitstates.parse(done.stdout)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from recovery import process
+from recovery import process, unitstates
 from recovery.errors import OrbitalError, PackageError, RefusedError
 from recovery.generations import Generation, PackageEntry
 from recovery.packages.model import Package, unit_name
@@ -23,7 +23,6 @@ from recovery.reporter import Reporter
 from recovery.state import StateRecord
 from recovery.value import replace
 from updater.packages.device import PackageDevice
-from updater.packages.metrics import parse_properties
 from updater.packages.transaction import Asked, Planner, Wanted, change
 
 WHO = "orbital"
@@ -140,7 +139,7 @@ def ask_units(manifest: Package) -> States:
     if not units:
         return {}
     properties = "--property=Id,ActiveState,Result,NRestarts"
-    return parse_properties(
+    return unitstates.parse(
         process.run(["systemctl", "show", properties, *units], timeout=30).stdout
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from recovery import process
+from recovery import process, unitstates
 from recovery.errors import OrbitalError, RefusedError
 from recovery.generations import Generation
 from recovery.packages.model import unit_name
@@ -122,17 +122,7 @@ def ask_systemd(services: Iterable[ServiceRef]) -> dict[str, dict[str, str]]:
         ["systemctl", "show", "--timestamp=unix", f"--property={','.join(PROPERTIES)}", *units],
         timeout=30,
     )
-    return parse_properties(done.stdout)
-
-
-def parse_properties(text: str) -> dict[str, dict[str, str]]:
-    """The output of systemctl show, by unit."""
-    found = {}
-    for block in text.split("\n\n"):
-        values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-        if "Id" in values:
-            found[values["Id"]] = values
-    return found
+    return unitstates.parse(done.stdout)
 
 
 def package_families(generation: Generation, device: PackageDevice) -> tuple[Family, ...]:

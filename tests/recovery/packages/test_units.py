@@ -8,11 +8,11 @@ import pytest
 
 from recovery.errors import RefusedError
 from recovery.packages import bus, plans, programs
-from recovery.packages.checking import parse
 from recovery.packages.model import Check, Migration, Program, Required
 from recovery.packages.paths import Paths
 from recovery.packages.plans import Ready
 from recovery.packages.units import texts
+from recovery.unitstates import parse
 from tests.recovery.packages.builders import POLICY, entry, package, provided, service
 
 PATHS = Paths(Path("/"))

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recovery import unitstates
 from recovery.packages.model import Check, Service
 from recovery.process import Completed
 from recovery.value import replace
@@ -48,7 +49,7 @@ OTHER = ServiceRef("hello", "1.0", "other")
 
 
 def test_systemds_values_become_samples_and_unknown_ones_none() -> None:
-    text = render(service_families((MAIN, OTHER), metrics.parse_properties(SHOWN)))
+    text = render(service_families((MAIN, OTHER), unitstates.parse(SHOWN)))
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     main, other = '{package="hello",service="main"}', '{package="hello",service="other"}'
     assert lines == [
