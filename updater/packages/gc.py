@@ -26,10 +26,11 @@ from pathlib import Path
 from recovery import durable
 from recovery.errors import OrbitalError, StateError
 from recovery.generations import Generation
+from recovery.packages import mountapi
 from updater.packages.device import PackageDevice
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_LAYER = re.compile(r"/orbital/layers/([a-z0-9-]+)/([0-9]+)(?:/|$)")
+_LAYER = re.compile(r"/orbital/layers/([^/]+)/([0-9]+)(?:/|$)")
 
 log = logging.getLogger("orbital")
 
@@ -107,17 +108,14 @@ def _find(device: PackageDevice) -> Garbage:
 
 
 def layers_in_use(proc: Path) -> frozenset[tuple[str, int]]:
-    """State layers that any process has mounted: field 4 of /proc/PID/mountinfo (proc(5))."""
+    """State layers that any process has mounted, or something inside them."""
     found = set()
     for path in proc.glob("[0-9]*/mountinfo"):
-        try:
-            lines = path.read_text(errors="replace").splitlines()
-        except OSError:
-            continue
-        for line in lines:
-            match = _LAYER.search(line.split(" ", 4)[3]) if line.count(" ") > 4 else None
-            if match:
-                found.add((match[1], int(match[2])))
+        with contextlib.suppress(OSError):  # it ended
+            for mounted in mountapi.table(path):
+                match = _LAYER.search(mounted.root)
+                if match:
+                    found.add((match[1], int(match[2])))
     return frozenset(found)
 
 

@@ -78,6 +78,15 @@ def test_a_state_layer_that_a_program_has_mounted_stays(bench: Bench) -> None:
     assert layers(bench) == {"3", "4"}
 
 
+def test_a_name_with_an_underscore_is_seen_in_use(tmp_path: Path) -> None:
+    process = tmp_path / "77"
+    process.mkdir()
+    (process / "mountinfo").write_text(
+        "36 35 8:4 /orbital/layers/my_vpn/2/state/main /var/lib/my_vpn rw - ext4 /dev/x rw\n"
+    )
+    assert gc.layers_in_use(tmp_path) == {("my_vpn", 2)}
+
+
 def test_a_dry_run_says_the_same_and_removes_nothing(bench: Bench) -> None:
     bench.install("hello", "1.0")
     stray = bench.root / "store" / digest_of("hello", "2.0")
