@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from manifests.index import OsIndex, Release
 from recovery import trial
-from recovery.errors import FetchError, RefusedError, SpaceError, StateError
+from recovery.errors import RefusedError, StateError
 from recovery.reporter import Reporter
 from recovery.state import StateRecord
 from updater import install, journal
 from updater.device import Device
-from updater.http import HttpSource
 from updater.index import decode_index, decode_releases
 from updater.plan import Plan, choose, plan
-from updater.source import DirectorySource, Source
+from updater.repository import opened_source, refreshed
+from updater.source import Source
 from updater.trust import TrustedRepository
 
 TYPE_CHECKING = False
@@ -59,29 +57,12 @@ class Outcome:
     summary: str
 
 
-def open_source(text: str) -> Source:
-    """The source that a URL or a path names. Raises FetchError when it is neither."""
-    if not text:
-        raise FetchError(
-            "cannot look for updates: no source is configured",
-            resolution="name one with --source, or set it in /etc/orbital/update.json",
-        )
-    if text.startswith(("http://", "https://")):
-        return HttpSource(text)
-    if "://" in text and not text.startswith("file://"):
-        raise FetchError(
-            f"cannot use {text} as an update source: not http, https or a directory",
-            resolution="name a URL or the path of a directory",
-        )
-    return DirectorySource(Path(text.removeprefix("file://")))
-
-
 def check(device: Device, request: Request, now: Callable[[], float] = time.time) -> Offer:
     """What an update would do now; changes nothing but the remembered metadata.
 
     Raises TrustError, FetchError, or RefusedError with the reason against it.
     """
-    with device.store.lock(_LOCK), _opened(request.source) as source:
+    with device.store.lock(_LOCK), opened_source(request.source) as source:
         return _offer(device, request, source, now())[0]
 
 
@@ -102,7 +83,7 @@ def update(
         install.drop_unarmed_trial(device)
         trial.require_idle(device.store.load())
         reporter.stage("check for updates")
-        with _opened(request.source) as source:
+        with opened_source(request.source) as source:
             offer, summary = _offer(device, request, source, now())
             if offer.plan is None:
                 return Outcome(None, "")
@@ -128,34 +109,14 @@ def update(
             return Outcome(done, summary)
 
 
-@contextmanager
-def _opened(text: str) -> Iterator[Source]:
-    source = open_source(text)
-    try:
-        yield source
-    finally:
-        source.close()
-
-
 def _offer(device: Device, request: Request, source: Source, now: float) -> tuple[Offer, str]:
     """The verified offer, and its summary for people."""
     config = device.config
     record = device.store.load()
     base = f"os/{config.system}/{config.board}"
-    try:
-        repository = TrustedRepository(
-            source,
-            anchor=device.anchor,
-            directory=device.store.root / "tuf",
-            built=config.built,
-            now=now,
-        )
-    except OSError as error:
-        raise SpaceError(
-            f"cannot keep metadata: {error.strerror}", details=str(error.filename or "")
-        ) from error
-    with repository:
-        repository.refresh()
+    with refreshed(
+        source, anchor=device.anchor, state=device.store.root, built=config.built, now=now
+    ) as repository:
         data = repository.target(f"{base}/releases.json")
         if data is None:
             raise RefusedError(
@@ -196,18 +157,15 @@ def _packages(
     if committed is None or not committed.packages:
         return None
     # Most devices that update have no packages: the resolver costs a second to import there.
-    from recovery.packages import trust
     from updater.packages.changes import Moment
     from updater.packages.for_image import bring_along
-    from updater.packages.known import architecture, look
-    from updater.packages.offers import Offers
+    from updater.packages.known import look
+    from updater.packages.market import offers_of
 
     packages = device.packages
     moment = Moment(trial.next_number(record, device.store), now)
     known = look(packages, committed, record, moment)
-    publishers = trust.load(device.root)
-    offers = Offers(repository, architecture=architecture(packages), publishers=publishers)
-    return bring_along(known, offers, index)
+    return bring_along(known, offers_of(repository, packages), index)
 
 
 def _fetch_packages(change: Change, device: Device, source: Source, reporter: Reporter) -> None:

@@ -16,8 +16,8 @@ import pytest
 from recovery.errors import FetchError
 from tests.updater.webserver import WebServer, free_port
 from updater.http import HttpSource, Limits
+from updater.repository import open_source
 from updater.source import DirectorySource, NotFoundError, Source, read
-from updater.update import open_source
 
 BIG = hashlib.shake_128(b"big").digest(3_000_000)
 IMPATIENT = Limits(

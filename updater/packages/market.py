@@ -6,16 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from recovery.errors import SpaceError
 from recovery.packages import trust
 from updater.device import ANCHOR
 from updater.packages.device import PackageDevice
 from updater.packages.known import architecture
 from updater.packages.offers import Offers
 from updater.policy import load_policy
+from updater.repository import opened_source, refreshed
 from updater.source import Source
 from updater.trust import TrustedRepository
-from updater.update import open_source
 
 
 @dataclass(frozen=True)
@@ -34,26 +33,20 @@ def market(device: PackageDevice, address: str | None, now: float) -> Iterator[M
     address: URL or directory, None for the configured one. now: what the clock
     says. Raises TrustError, FetchError, SpaceError.
     """
-    source = open_source(address or load_policy(device.config).source)
-    try:
-        try:
-            repository = TrustedRepository(
-                source,
-                anchor=device.root / ANCHOR,
-                directory=device.store.root / "tuf",
-                built=device.config.built,
-                now=now,
-            )
-        except OSError as error:
-            raise SpaceError(
-                f"cannot keep metadata: {error.strerror}", details=str(error.filename or "")
-            ) from error
-        with repository:
-            repository.refresh()
-            publishers = trust.load(device.root)
-            yield Market(
-                Offers(repository, architecture=architecture(device), publishers=publishers),
-                source,
-            )
-    finally:
-        source.close()
+    with (
+        opened_source(address or load_policy(device.config).source) as source,
+        refreshed(
+            source,
+            anchor=device.root / ANCHOR,
+            state=device.store.root,
+            built=device.config.built,
+            now=now,
+        ) as repository,
+    ):
+        yield Market(offers_of(repository, device), source)
+
+
+def offers_of(repository: TrustedRepository, device: PackageDevice) -> Offers:
+    """What the repository offers of packages for this device."""
+    publishers = trust.load(device.root)
+    return Offers(repository, architecture=architecture(device), publishers=publishers)
