@@ -24,10 +24,10 @@ from imager.cache import Cache, Input
 from imager.lock import DebianPackage, format_lock, parse_lock
 from imager.mirror import Mirror, find_mirror
 from imager.tree import Tree
+from manifests.architectures import DEBIAN
 from manifests.catalogue import Product
 from recovery.errors import ManifestError, ToolError
 
-ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "riscv64": "riscv64", "armhf": "armhf"}
 # No file time in the tar depends on when or for what it is made.
 EPOCH = 1_700_000_000
 
@@ -77,7 +77,7 @@ def prepare_base(
 
 def _debian(product: Product, cache: Cache, mirror: Mirror | None, refresh: bool) -> Path:
     packages = product.debian_packages
-    architecture = ARCHITECTURES[product.board.architecture]
+    architecture = DEBIAN[product.board.architecture]
 
     def build(directory: Path) -> None:
         bootstrap.bootstrap(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from imager.debian import ARCHITECTURES
 from imager.package.elf import MACHINES, MAGIC, ElfFacts, read_elf
 from imager.tree import Tree
+from manifests.architectures import DEBIAN
 from manifests.catalogue import Product
 from manifests.interface import FORMAT, OsInterface
 from manifests.problem import suggestion
@@ -70,7 +70,7 @@ def _versions(tree: Tree, soname: str, product: Product) -> tuple[str, ...]:
 
 
 def _is_for(facts: ElfFacts, product: Product) -> bool:
-    architecture = ARCHITECTURES.get(product.board.architecture, "")
+    architecture = DEBIAN.get(product.board.architecture, "")
     return (facts.machine, facts.bits) == MACHINES.get(architecture)
 
 

@@ -14,12 +14,13 @@ from pathlib import Path
 from imager import bootstrap, modules
 from imager.bootstrap import LOCK_MEMBER
 from imager.cache import Cache, Input
-from imager.debian import ARCHITECTURES, EPOCH
+from imager.debian import EPOCH
 from imager.lock import DebianPackage, format_lock, parse_lock
 from imager.mirror import Mirror, find_mirror
 from imager.modules import ModuleIndex, parse_index
 from imager.tools import Tools
 from imager.tree import Tree
+from manifests.architectures import DEBIAN
 from manifests.board import Board
 from recovery.errors import ToolError
 
@@ -126,7 +127,7 @@ def prepare_kernel(
             mirror=mirror or find_mirror(),
             variant="extract",
             epoch=EPOCH,
-            architecture=ARCHITECTURES[board.architecture],
+            architecture=DEBIAN[board.architecture],
         )
         _unpack(Tree.from_tar(fetched), directory, board)
         fetched.unlink()

@@ -11,7 +11,6 @@ from pathlib import Path
 import msgspec
 
 from imager.cache import Cache, space_error
-from imager.debian import ARCHITECTURES
 from imager.mirror import Mirror
 from imager.package.content import Gathered, Place, gather
 from imager.package.dependencies import (
@@ -33,6 +32,7 @@ from imager.package.view import Layer, View
 from imager.pyc import compile_sources
 from imager.tools import Tools
 from imager.tree import Tree
+from manifests.architectures import DEBIAN
 from manifests.interface import FORMAT, OsInterface
 from manifests.package import PackageSource
 from manifests.package_convert import device_manifest
@@ -99,8 +99,8 @@ def load_interface(build: Path) -> OsInterface:
 
 def target_architecture(interface: OsInterface, chosen: str | None = None) -> str:
     """Debian's name of the architecture to build for. Raises ManifestError."""
-    own = ARCHITECTURES.get(interface.architecture, interface.architecture)
-    wanted = ARCHITECTURES.get(chosen, chosen) if chosen else own
+    own = DEBIAN.get(interface.architecture, interface.architecture)
+    wanted = DEBIAN.get(chosen, chosen) if chosen else own
     if wanted != own:
         raise ManifestError(
             f"cannot build for {wanted} against an image for {own}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from manifests.architectures import DEBIAN
 from recovery.errors import OrbitalError
 from recovery.generations import Generation
 from recovery.packages import capabilities
@@ -11,9 +12,6 @@ from recovery.state import StateRecord
 from updater.packages.changes import Moment, Present, uids_of
 from updater.packages.device import PackageDevice
 from updater.packages.resolve.model import Environment, Installed, installed_from
-
-# Debian's names of the architectures of boards, where they differ.
-_DEBIAN = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 @dataclass(frozen=True)
@@ -74,4 +72,4 @@ def look(
 
 def architecture(device: PackageDevice) -> str:
     """Debian's name of the device's architecture."""
-    return _DEBIAN.get(device.config.architecture, device.config.architecture)
+    return DEBIAN.get(device.config.architecture, device.config.architecture)
