@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.signer import CryptoSigner, Signer
 
 from imager.keys import load_certificate, load_public_key
+from imager.signing_command import filled, read_command
 from imager.tools import Tools
 from recovery.errors import ManifestError, OrbitalError, TrustError
 from recovery.process import run
@@ -112,12 +113,8 @@ class CommandSigner:
         """Writes the signed copy. Raises TrustError or ToolError."""
         with tempfile.TemporaryDirectory(prefix="orbital-sign.") as directory:
             output = Path(directory) / "signed.efi"
-            places = {
-                "{unsigned}": str(unsigned),
-                "{signed}": str(output),
-                "{certificate}": str(self.certificate),
-            }
-            run([_fill(word, places) for word in self.command])
+            places = {"unsigned": unsigned, "signed": output, "certificate": self.certificate}
+            run(filled(self.command, places))
             _accept(self.tools, output, self.certificate, signed)
 
 
@@ -131,13 +128,7 @@ def load_pe_signer(directory: Path, tools: Tools, *, time: int) -> PeSigner:
     load_certificate(certificate)
     command = certificate.with_suffix(".command")
     if command.exists():
-        words = tuple(shlex.split(command.read_text()))
-        if not any("{signed}" in word for word in words):
-            raise ManifestError(
-                f"cannot use {command}: no word contains {{signed}}",
-                resolution="write the signing command with {unsigned} and {signed} as paths",
-            )
-        return CommandSigner(tools, words, certificate)
+        return CommandSigner(tools, read_command(command), certificate)
     key = certificate.with_suffix(".key")
     if not key.exists():
         raise ManifestError(
@@ -247,9 +238,3 @@ def _accept(tools: Tools, produced: Path, certificate: Path, signed: Path) -> No
 
 def _fingerprint(certificate: Path) -> str:
     return load_certificate(certificate).fingerprint(hashes.SHA256()).hex()
-
-
-def _fill(word: str, places: dict[str, str]) -> str:
-    for name, value in places.items():
-        word = word.replace(name, value)
-    return word

@@ -8,7 +8,6 @@ KEYS/packages/publishers.json     who may sign which packages (`imager.publisher
 
 from __future__ import annotations
 
-import shlex
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, p
 from imager.keys import load_certificate
 from imager.package.pkcs7 import LONGEST, parse_signature, verify_signature
 from imager.publishers import LIST, load_publishers, may_sign
+from imager.signing_command import filled, read_command
 from recovery.errors import ManifestError, TrustError
 from recovery.packages.digest import signed_message
 from recovery.process import run
@@ -99,11 +99,11 @@ class CommandSigner:
             unsigned, signed = Path(directory) / "digest", Path(directory) / "signature"
             unsigned.write_bytes(message)
             places = {
-                "{unsigned}": str(unsigned),
-                "{signed}": str(signed),
-                "{certificate}": str(self.certificate_file),
+                "unsigned": unsigned,
+                "signed": signed,
+                "certificate": self.certificate_file,
             }
-            run([_fill(word, places) for word in self.command], timeout=_COMMAND_SECONDS)
+            run(filled(self.command, places), timeout=_COMMAND_SECONDS)
             if not signed.is_file() or signed.stat().st_size > LONGEST:
                 raise TrustError(
                     "cannot accept the signature: the signing command wrote no signature file",
@@ -134,13 +134,7 @@ def load_package_signer(keys: Path, publisher: str, package: str) -> PackageSign
     certificate = load_certificate(certificate_file)
     command = certificate_file.with_suffix(".command")
     if command.exists():
-        words = tuple(shlex.split(command.read_text()))
-        if not any("{signed}" in word for word in words):
-            raise ManifestError(
-                f"cannot use {command}: no word contains {{signed}}",
-                resolution="write the signing command with {unsigned} and {signed} as paths",
-            )
-        return CommandSigner(words, certificate_file, certificate)
+        return CommandSigner(read_command(command), certificate_file, certificate)
     key = certificate_file.with_suffix(".key")
     if not key.exists():
         raise ManifestError(
@@ -187,9 +181,3 @@ def verify_signer(keys: Path, signature: bytes, digest: str) -> str:
         resolution="copy the publisher's certificate there, if you trust it, and list it "
         "with 'orbital keys publisher'",
     )
-
-
-def _fill(word: str, places: dict[str, str]) -> str:
-    for name, value in places.items():
-        word = word.replace(name, value)
-    return word
