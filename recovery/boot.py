@@ -100,6 +100,20 @@ def running_generation(
     return record.committed if record.committed in fitting else report.generation
 
 
+def running_record(
+    report: BootReport, record: StateRecord, generations: Sequence[Generation]
+) -> Generation:
+    """What runs now. Raises StateError when its record is lost."""
+    number = running_generation(report, record, generations)
+    running = next((item for item in generations if item.number == number), None)
+    if running is None:
+        raise StateError(
+            f"cannot read the record of running generation {number}",
+            resolution="reboot: early boot makes it again",
+        )
+    return running
+
+
 def load_report(root: Path = Path("/")) -> BootReport:
     """What early boot decided. Raises StateError when it is absent or damaged."""
     path = root / REPORT_FILE

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from recovery import blame, decide, evidence, plan, watch
 from recovery.audit import Audit
-from recovery.boot import BootReport, load_report, running_generation
+from recovery.boot import BootReport, load_report, running_record
 from recovery.bootcontrol.open import open_boot_control
 from recovery.decide import View
 from recovery.device import DeviceConfig, HealthCheck
@@ -77,15 +77,7 @@ class Agent:
     @property
     def running(self) -> Generation:
         """What runs now. Raises StateError when its record is lost."""
-        record, known = self.store.load(), self.store.generations.all()
-        number = running_generation(self.report, record, known)
-        running = next((item for item in known if item.number == number), None)
-        if running is None:
-            raise StateError(
-                f"cannot read the record of running generation {number}",
-                resolution="reboot: early boot makes it again",
-            )
-        return running
+        return running_record(self.report, self.store.load(), self.store.generations.all())
 
     @property
     def host(self) -> PackageHost:
@@ -346,11 +338,7 @@ def migrate(name: str, root: Path = Path("/")) -> int:
     from recovery.packages.system import SystemHost
 
     store = StateStore(root / STATE_ROOT.relative_to("/"))
-    report = load_report(root)
-    number = running_generation(report, store.load(), store.generations.all())
-    running = store.generations.load(number)
-    if running is None:
-        raise StateError(f"cannot read the record of running generation {number}")
+    running = running_record(load_report(root), store.load(), store.generations.all())
     SystemHost(root, "orbital recovery").migrate_pending(running, name)
     return 0
 

@@ -166,7 +166,6 @@ class Activator:
                     self.notes += problems
                 wanted[item.entry.name] = slices
         for name, slices in wanted.items():
-            (self.paths.config / name).mkdir(parents=True, exist_ok=True)
             files = {f"{key}.json": text for key, text in slices.items()}
             directory = self.paths.config / name
             directory.mkdir(parents=True, exist_ok=True)
