@@ -89,6 +89,10 @@ class DeviceConfig:
     slots: partition label of each slot. state: label of the state partition.
     boot_partition: label of the partition with the boot artifacts, e.g. "esp".
     watchdog: seconds the hardware watchdog waits, 0 when the board has none.
+    environment: label of the partition with the boot control's record; empty
+        where the record is on the boot partition.
+    boot_slots: label of each slot's raw boot partition; empty where the boot
+        artifacts are files on the boot partition.
     """
 
     system: str
@@ -105,6 +109,8 @@ class DeviceConfig:
     trial: TrialPolicy = TrialPolicy()
     update: UpdatePolicy = UpdatePolicy()
     packages: tuple[SystemPackage, ...] = ()
+    environment: str = ""
+    boot_slots: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def encode(config: DeviceConfig) -> bytes:

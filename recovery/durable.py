@@ -11,10 +11,17 @@ and first cluster only when the file's own inode is written, so a rename is
 followed by ``fsync`` of the file, too. Until then a power cut may show the new
 name empty and the old one gone: nothing that is needed may be renamed on FAT,
 only something new that is not needed yet.
+
+A block device promises least: a sector (512 bytes at a multiple of 512) that a
+power cut interrupts holds the old or the new bytes, never a mixture (what disks,
+eMMC and virtio promise); of several sectors any subset may be new, in any order.
+So a record that must change in one step is one sector, or is written beside the
+one that counts and carries a checksum (`overwrite`).
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -103,6 +110,29 @@ def publish_file(staged: Path, path: Path) -> None:
 def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Replaces (or creates) a file: after a power cut the old or the new content, whole."""
     publish_file(stage_file(path, [data], mode), path)
+
+
+def overwrite(path: Path, offset: int, data: bytes) -> None:
+    """Writes data at offset (bytes) of an existing file, partition or disk, durably.
+
+    The only way in which a record in a partition is written. When it returns,
+    the bytes are on the medium. A power cut before that leaves each sector
+    that data covers old or new, each for itself; every other byte stays. The
+    kernel writes whole blocks of up to 4096 bytes, so two copies that must not
+    fail together lie further apart than that. The size never changes, so a
+    file's directory entry and block list are not written. Raises OSError
+    (ENOSPC) when data would not fit.
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_DSYNC | os.O_CLOEXEC)
+    try:
+        if offset < 0 or offset + len(data) > os.lseek(fd, 0, os.SEEK_END):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        written = 0
+        while written < len(data):
+            written += os.pwrite(fd, data[written:], offset + written)
+        os.fsync(fd)  # Also empties the disk's own cache, whatever O_DSYNC did.
+    finally:
+        os.close(fd)
 
 
 def append_line(path: Path, line: bytes) -> None:
