@@ -18,9 +18,9 @@ from pathlib import Path
 from benchmarks.figures import Comparison
 from imager.debian import prepare_base
 from imager.disk import build_factory_disk
+from imager.firmware.uki import build_uki
 from imager.initramfs import initramfs_tree, write_initramfs
 from imager.kernel import prepare_kernel
-from imager.uki import build_uki
 from qemu.lab import BUILT, DISK_SIZE, Lab
 from qemu.machine import Machine
 
@@ -46,7 +46,7 @@ def plain_build(lab: Lab, directory: Path) -> Path:
     write_initramfs(tree, initramfs, lab.tools, mtime=BUILT)
     masks = " ".join(f"systemd.mask=orbital-{name}.service" for name in _OURS)
     arguments = " ".join(lab.product.manifest.kernel_command_line)
-    (copy / "boot.efi").unlink()
+    (copy / "boot.img").unlink()
     build_uki(
         architecture=board.architecture,
         linux=kernel.image,
@@ -55,7 +55,7 @@ def plain_build(lab: Lab, directory: Path) -> Path:
         os_release=b'ID=plain\nVERSION_ID="1"\n',
         uname=kernel.version,
         signer=lab.workshop.signer,
-        output=copy / "boot.efi",
+        output=copy / "boot.img",
         tools=lab.tools,
     )
     return copy

@@ -5,13 +5,12 @@
     OUT/SYSTEM_VERSION_BOARD/
       index.json         the OS index
       root.img           root image of a slot
-      boot.efi           signed boot artifact
+      boot.img           boot artifact of a slot
       sbom.cdx.json      bill of materials
       chunks/XX/SHA256   segments as published
       interface.json     what it promises to feature packages (`manifests.interface`)
       device.json        for the factory: what the device is,
-      loader.efi         the signed boot loader,
-      watchdog.efi       and the signed watchdog driver (if the board has one)
+      loader/            and what its firmware starts before the slots
     OUT/.SYSTEM_VERSION_BOARD.PID.partial   being written by process PID, or left by a kill
 """
 
@@ -34,8 +33,7 @@ from manifests.index import FORMAT, BootArtifact, OsIndex, RootImage, Stream
 from recovery.errors import ManifestError, ToolError
 
 _FILES = (
-    "index.json", "root.img", "boot.efi", "sbom.cdx.json", "interface.json", "device.json",
-    "loader.efi",
+    "index.json", "root.img", "boot.img", "sbom.cdx.json", "interface.json", "device.json",
 )  # fmt: skip
 
 
@@ -53,8 +51,8 @@ class BuildDirectory:
 
     @property
     def boot_artifact(self) -> Path:
-        """The signed boot artifact."""
-        return self.path / "boot.efi"
+        """The boot artifact."""
+        return self.path / "boot.img"
 
 
 def open_build(path: Path) -> BuildDirectory:
@@ -79,9 +77,13 @@ def open_build(path: Path) -> BuildDirectory:
 
 @dataclass(frozen=True)
 class Published:
-    """What an index is made of. root, boot: segments of root image and boot artifact."""
+    """What an index is made of. root, boot: segments of root image and boot artifact.
+
+    boot_kind: of the boot artifact (`imager.firmware.kind`).
+    """
 
     product: Product
+    boot_kind: str
     facts: RootFacts
     root: Stream
     boot: Stream
@@ -99,7 +101,7 @@ class Published:
             architecture=product.board.architecture,
             built=self.built,
             root=RootImage(facts.root_hash, facts.hash_offset, facts.salt, self.root),
-            boot=BootArtifact("uki", self.boot),
+            boot=BootArtifact(self.boot_kind, self.boot),
             packages={item.manifest.package: item.manifest.version for item in product.packages},
             capabilities=tuple(item.name for item in known_capabilities().capabilities),
             refused=tuple(sorted(product.manifest.packages.refuse)),
@@ -140,8 +142,9 @@ def write_build(
     try:
         output.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(output, name)
-        partial.mkdir()
+        (partial / "loader").mkdir(parents=True)
         for relative, source in files.items():
+            (partial / relative).parent.mkdir(exist_ok=True)
             shutil.copyfile(source, partial / relative)
         for folder in chunks:
             shutil.copytree(

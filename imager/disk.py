@@ -9,30 +9,20 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
+from imager.firmware.choose import firmware_of
+from imager.firmware.kind import Factory
 from imager.layout import DiskLayout, plan_layout, sfdisk_script, stable_uuid
-from imager.loader import LOADER_CONF, LOADER_PATHS, driver_path
 from imager.tools import Tools
 from manifests.board import Board
-from recovery.bootcontrol.systemd_boot import entry_text
-from recovery.device import DeviceConfig, decode
+from recovery.device import decode
 from recovery.errors import ManifestError, SpaceError
 from recovery.reporter import Reporter
 
 _CHUNK = 4 << 20
-_FAT_ID = "0b17a100"
-
-
-@dataclass(frozen=True)
-class _Factory:
-    """What goes onto the disk, and where."""
-
-    build: Path
-    board: Board
-    layout: DiskLayout
-    config: DeviceConfig
+# What of the first sector is not the partition table.
+_BOOT_SECTOR = 440
 
 
 def build_factory_disk(
@@ -55,21 +45,23 @@ def build_factory_disk(
     """
     config = decode((build / "device.json").read_bytes(), str(build / "device.json"))
     layout = plan_layout(board, size)
-    factory = _Factory(build, board, layout, config)
-    _check(factory)
+    firmware = firmware_of(board)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as directory:
             work = Path(directory)
+            factory = Factory(build, board, layout, config, work)
+            _check(factory)
             disk = work / "disk"
             reporter.stage("partition table")
             _make_table(disk, layout, tools)
-            reporter.stage("boot partition")
-            boot = _make_esp(work, factory, tools)
-            _place(boot, disk, layout.extent(board.boot_partition.label).start)
+            reporter.stage("boot partitions")
+            for label, image in firmware.boot_partitions(factory, tools).items():
+                _place(image, disk, layout.extent(label).start)
+            _place_boot_sector(firmware.boot_sector(factory), disk)
             reporter.stage("slot a")
             _place(build / "root.img", disk, layout.extent(board.slot_partition("a").label).start)
             reporter.stage("state partition")
-            state = _make_state(work, factory, tools)
+            state = _make_state(factory, tools)
             _place(state, disk, layout.extent(board.state_partition.label).start)
             return _finish(work, disk, output, tools, reporter, compress=compress)
     except OSError as error:
@@ -79,7 +71,7 @@ def build_factory_disk(
         ) from error
 
 
-def _check(factory: _Factory) -> None:
+def _check(factory: Factory) -> None:
     build, board, layout, config = factory.build, factory.board, factory.layout, factory.config
     if config.board != board.board:
         raise ManifestError(
@@ -103,49 +95,20 @@ def _make_table(disk: Path, layout: DiskLayout, tools: Tools) -> None:
     tools.run("sfdisk", "--quiet", disk, stdin=sfdisk_script(layout))
 
 
-def _make_esp(work: Path, factory: _Factory, tools: Tools) -> Path:
-    """A FAT file system with loader, watchdog driver, artifact and entry of slot a."""
-    build, board, config = factory.build, factory.board, factory.config
-    image = work / "esp"
-    extent = factory.layout.extent(board.boot_partition.label)
-    with image.open("wb") as out:
-        out.truncate(extent.size)
-    environment = {"SOURCE_DATE_EPOCH": str(config.built), "TZ": "UTC"}
-    tools.run(
-        "mkfs.vfat", "--invariant", "-F", "32", "-i", _FAT_ID, "-n", "ESP", image, env=environment
-    )
-    texts = {
-        "loader/loader.conf": LOADER_CONF,
-        # The factory's generation is committed: no tries to count. 1 is the first
-        # activation number.
-        "loader/entries/orbital-a.conf": entry_text("a", 1),
-        "loader/entries.srel": "type1\n",
-    }
-    files = {
-        LOADER_PATHS[board.architecture]: build / "loader.efi",
-        "EFI/orbital/a.efi": build / "boot.efi",
-    }
-    if (build / "watchdog.efi").exists():
-        files[driver_path(board.architecture)] = build / "watchdog.efi"
-    for name, text in texts.items():
-        source = work / name.replace("/", "_")
-        source.write_text(text, encoding="utf-8")
-        files[name] = source
-    folders = {str(parent) for name in files for parent in Path(name).parents if str(parent) != "."}
-    # Parents sort before their children.
-    tools.run("mmd", "-i", image, *(f"::/{name}" for name in sorted(folders)), env=environment)
-    for name in sorted(files):
-        tools.run("mcopy", "-i", image, files[name], f"::/{name}", env=environment)
-    return image
+def _place_boot_sector(code: bytes, disk: Path) -> None:
+    if len(code) > _BOOT_SECTOR:
+        raise ValueError(f"{len(code)} bytes do not fit before the partition table")
+    with disk.open("r+b") as out:
+        out.write(code)
 
 
-def _make_state(work: Path, factory: _Factory, tools: Tools) -> Path:
+def _make_state(factory: Factory, tools: Tools) -> Path:
     """An empty ext4; the first boot creates what it needs in it.
 
     The verity feature is for signed packages (fs-verity) and can stay unused.
     """
     board, config = factory.board, factory.config
-    image = work / "state"
+    image = factory.work / "state"
     extent = factory.layout.extent(board.state_partition.label)
     with image.open("wb") as out:
         out.truncate(extent.size)

@@ -16,15 +16,12 @@ from imager import (
     anchors,
     archive,
     assemble,
-    efi_driver,
     identity,
     interface,
     pyc,
     root,
-    signing,
     strip,
     tree,
-    uki,
     units,
     var,
 )
@@ -32,11 +29,13 @@ from imager import initramfs as initramfs_module
 from imager.anchors import trust_files
 from imager.builddir import Published, open_build, write_build
 from imager.cache import Cache, Input
+from imager.command_line import command_line
 from imager.debian import BaseSystem, prepare_base
+from imager.firmware.choose import firmware_of
+from imager.firmware.kind import Ingredients
 from imager.initramfs import initramfs_tree, write_initramfs
 from imager.interface import encode_interface, os_interface
 from imager.kernel import Kernel, prepare_kernel
-from imager.loader import loader_source
 from imager.lock import parse_lock
 from imager.mirror import Mirror
 from imager.root import RootFacts, build_root
@@ -44,7 +43,6 @@ from imager.sbom import make_sbom
 from imager.segments import LEVEL, cut
 from imager.signing import PeSigner
 from imager.tools import Tools
-from imager.uki import build_uki, command_line
 from manifests import capabilities, convert
 from manifests.capabilities import known_capabilities
 from manifests.catalogue import Product
@@ -52,9 +50,6 @@ from manifests.index import OsIndex, Stream
 from recovery.device import encode
 from recovery.errors import ManifestError
 from recovery.reporter import Reporter
-
-# Of the tools tree, what ends up on the boot partition: systemd-boot and its stub.
-_BOOT_PACKAGES = ("systemd-boot-efi",)
 
 
 @dataclass(frozen=True)
@@ -98,10 +93,10 @@ def build_image(product: Product, output: Path, workshop: Workshop) -> Path:
     root_stage = _root(product, base, kernel, workshop)
     initramfs = _initramfs(product, base, kernel, workshop)
     artifact = _boot_artifact(product, kernel, root_stage, initramfs, workshop)
-    programs = _boot_programs(product, workshop)
-    _check_sizes(product, root_stage, (artifact, programs))
+    loader = _loader(product, workshop)
+    _check_sizes(product, root_stage, (artifact, loader))
     sbom = _sbom(product, base, kernel, workshop)
-    return _publish(product, (root_stage, artifact, programs), sbom, output, workshop)
+    return _publish(product, (root_stage, artifact, loader), sbom, output, workshop)
 
 
 def read_index(build: Path) -> OsIndex:
@@ -183,64 +178,56 @@ def _initramfs(product: Product, base: BaseSystem, kernel: Kernel, workshop: Wor
 def _boot_artifact(
     product: Product, kernel: Kernel, root_stage: Path, initramfs: Path, workshop: Workshop
 ) -> Path:
-    """Stage "boot": boot.efi, the signed kernel, initramfs and command line."""
-    facts = read_facts(root_stage)
-    line = command_line(
-        product.board,
-        root_hash=facts.root_hash,
-        hash_offset=facts.hash_offset,
-        extra=product.manifest.kernel_command_line,
+    """Stage "boot": boot.img, from kernel, initramfs and command line."""
+    board, facts = product.board, read_facts(root_stage)
+    firmware = firmware_of(board)
+    ingredients = Ingredients(
+        board=board,
+        linux=kernel.image,
+        initramfs=initramfs,
+        command_line=command_line(
+            board,
+            root_hash=facts.root_hash,
+            hash_offset=facts.hash_offset,
+            extra=product.manifest.kernel_command_line,
+        ),
+        os_release=(root_stage / "os-release").read_bytes(),
+        uname=kernel.version,
+        built=workshop.built,
+        device_tree=kernel.device_tree(board.kernel.device_tree),
     )
-    os_release = (root_stage / "os-release").read_bytes()
 
     def build(directory: Path) -> None:
-        build_uki(
-            architecture=product.board.architecture,
-            linux=kernel.image,
-            initramfs=initramfs,
-            command_line=line,
-            os_release=os_release,
-            uname=kernel.version,
-            signer=workshop.signer,
-            output=directory / "boot.efi",
-            tools=workshop.tools,
+        firmware.build_artifact(
+            ingredients, directory / "boot.img", workshop.signer, workshop.tools
         )
 
     inputs: dict[str, Input] = {
+        "board": repr(board),
         "kernel": kernel.image,
         "initramfs": initramfs,
-        "line": line,
-        "os-release": os_release,
-        "signer": workshop.signer.identity,
+        "line": ingredients.command_line,
+        "os-release": ingredients.os_release,
+        "built": workshop.built,
+        "device-tree": ingredients.device_tree or "",
         "tools": workshop.tools.lock,
-        "code": [Path(str(uki.__file__)), Path(str(signing.__file__))],
+        **firmware.artifact_inputs(workshop.signer),
     }
     return workshop.cache.stage("boot", inputs, build)
 
 
-def _boot_programs(product: Product, workshop: Workshop) -> Path:
-    """Stage "loader": loader.efi and, if the board arms a watchdog, watchdog.efi; signed."""
+def _loader(product: Product, workshop: Workshop) -> Path:
+    """Stage "loader": what the firmware starts before the slots."""
     board = product.board
-    loader = workshop.tools.file(loader_source(board.architecture))
+    firmware = firmware_of(board)
 
     def build(directory: Path) -> None:
-        workshop.signer.sign(loader, directory / "loader.efi")
-        if board.watchdog and board.watchdog.boot_stage == "efi-driver":
-            efi_driver.build_watchdog_driver(
-                board.watchdog,
-                board.architecture,
-                workshop.signer,
-                directory / "watchdog.efi",
-                workshop.tools,
-            )
+        firmware.build_loader(board, directory, workshop.signer, workshop.tools)
 
-    code = Path(str(efi_driver.__file__))
     inputs: dict[str, Input] = {
-        "architecture": board.architecture,
-        "watchdog": repr(board.watchdog),
-        "signer": workshop.signer.identity,
+        "kind": board.firmware.kind,
         "tools": workshop.tools.lock,
-        "code": [code, code.parent / "watchdog", Path(str(signing.__file__))],
+        **firmware.loader_inputs(board, workshop.signer),
     }
     return workshop.cache.stage("loader", inputs, build)
 
@@ -248,10 +235,11 @@ def _boot_programs(product: Product, workshop: Workshop) -> Path:
 def _sbom(product: Product, base: BaseSystem, kernel: Kernel, workshop: Workshop) -> bytes:
     """The bill of materials, from what was fetched for root image and boot partition."""
     tools_packages = parse_lock(workshop.tools.lock.read_text())
+    from_tools = firmware_of(product.board).packages
     return make_sbom(
         product,
         root=strip.kept_packages(base.packages, product),
-        boot=[*kernel.packages, *(item for item in tools_packages if item.name in _BOOT_PACKAGES)],
+        boot=[*kernel.packages, *(item for item in tools_packages if item.name in from_tools)],
         built=workshop.built,
     )
 
@@ -264,11 +252,12 @@ def _publish(
     workshop: Workshop,
 ) -> Path:
     """Segments (stages "segments") and index; then the build directory, in one step."""
-    root_stage, artifact, programs = stages
+    root_stage, artifact, loader = stages
     root_stream, root_chunks = _cut(root_stage / "root.img", workshop)
-    boot_stream, boot_chunks = _cut(artifact / "boot.efi", workshop)
+    boot_stream, boot_chunks = _cut(artifact / "boot.img", workshop)
     published = Published(
         product=product,
+        boot_kind=firmware_of(product.board).artifact_kind,
         facts=read_facts(root_stage),
         root=root_stream,
         boot=boot_stream,
@@ -279,8 +268,8 @@ def _publish(
         "root.img": root_stage / "root.img",
         "device.json": root_stage / "device.json",
         "interface.json": root_stage / "interface.json",
-        "boot.efi": artifact / "boot.efi",
-        **{path.name: path for path in sorted(programs.iterdir())},
+        "boot.img": artifact / "boot.img",
+        **{f"loader/{path.name}": path for path in sorted(loader.iterdir())},
     }
     workshop.reporter.stage("output")
     chunks = [root_chunks, boot_chunks]
@@ -313,13 +302,13 @@ def _check_sizes(product: Product, root_stage: Path, boot_stages: tuple[Path, Pa
             details=f"{-(-size >> 20)} MiB; {slot.label} of board {board.board} has {slot.size}",
             resolution="drop packages, set image.compression, or enlarge the slots of the board",
         )
-    artifact, programs = boot_stages
-    # One artifact a slot, and a third while an update stages its own; 4 MiB for the rest.
-    needed = 3 * (artifact / "boot.efi").stat().st_size + (4 << 20)
-    needed += sum(path.stat().st_size for path in programs.iterdir())
-    if needed > board.boot_partition.size:
+    artifact, loader = boot_stages
+    size = (artifact / "boot.img").stat().st_size
+    beside = sum(path.stat().st_size for path in loader.iterdir())
+    room = firmware_of(board).room_for_artifact(board, beside)
+    if size > room:
         raise ManifestError(
-            f"cannot build {product.name}: boot artifacts do not fit {board.boot_partition.label}",
-            details=f"three need {-(-needed >> 20)} MiB of {board.boot_partition.size}",
-            resolution="drop initramfs modules, or enlarge the boot partition of the board",
+            f"cannot build {product.name}: its boot artifact does not fit",
+            details=f"it has {-(-size >> 20)} MiB, the board has room for {max(0, room) >> 20}",
+            resolution="drop initramfs modules, or enlarge the boot partitions of the board",
         )

@@ -22,7 +22,7 @@ from imager.tools import Tools
 from imager.tree import Tree
 from manifests.architectures import DEBIAN
 from manifests.board import Board
-from recovery.errors import ToolError
+from recovery.errors import ManifestError, ToolError
 
 _INDEX_FILES = ("modules.dep", "modules.softdep", "modules.alias", "modules.builtin")
 # Raise when what `prepare_kernel` keeps of the package changes.
@@ -44,6 +44,19 @@ class Kernel:
     def image(self) -> Path:
         """The compressed kernel, as a boot loader starts it."""
         return self.directory / "vmlinuz"
+
+    def device_tree(self, name: str | None) -> Path | None:
+        """A device tree of the package. Raises ManifestError when it has none of that name."""
+        if name is None:
+            return None
+        path = self.directory / "device-trees" / name
+        if not path.is_file():
+            raise ManifestError(
+                f"cannot find the device tree {name} in the kernel package",
+                resolution="check kernel.device_tree of the board: paths are as below "
+                f"/usr/lib/linux-image-{self.version}",
+            )
+        return path
 
     @property
     def packages(self) -> tuple[DebianPackage, ...]:
@@ -139,6 +152,8 @@ def prepare_kernel(
         "architecture": board.architecture,
         "version": f"{bootstrap.VERSION}.{_VERSION}",
     }
+    if board.kernel.device_tree:
+        inputs["device-tree"] = board.kernel.device_tree
     directory = cache.stage("kernel", inputs, build, refresh=refresh)
     return Kernel(directory, (directory / "version").read_text(), tools, cache)
 
@@ -157,6 +172,12 @@ def _unpack(tree: Tree, directory: Path, board: Board) -> None:
     (directory / "config").write_bytes(tree.read(f"boot/config-{version}"))
     lock = parse_lock(tree.read(LOCK_MEMBER).decode())
     (directory / LOCK_MEMBER).write_text(format_lock(lock))
+    if board.kernel.device_tree:
+        top = f"usr/lib/linux-image-{version}/"
+        data = tree.read(top + board.kernel.device_tree)
+        target = directory / "device-trees" / board.kernel.device_tree
+        target.parent.mkdir(parents=True)
+        target.write_bytes(data)
     for path in tree.glob(f"usr/lib/modules/{version}/**"):
         entry = tree.get(path)
         if entry is not None and entry.kind == "file":

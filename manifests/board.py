@@ -16,22 +16,24 @@ from recovery.slots import SLOTS, Slot
 Architecture = Literal["x86_64", "aarch64", "riscv64", "armhf"]
 FirmwareKind = Literal["uefi", "bios", "u-boot", "raspberry-pi"]
 BootControlKind = Literal["systemd-boot", "grub", "u-boot", "tryboot"]
-Role = Literal["esp", "boot", "environment", "slot", "state"]
+Role = Literal["esp", "firmware", "boot", "environment", "slot", "state"]
 
-# Which boot control can work under which firmware, and where that firmware
-# looks for the boot artifacts.
+# Which boot control can work under which firmware, and what of the disk that
+# firmware reads before any slot.
 BOOT_CONTROLS: dict[FirmwareKind, tuple[BootControlKind, ...]] = {
-    "uefi": ("systemd-boot", "grub"),
+    "uefi": ("systemd-boot",),
     "bios": ("grub",),
     "u-boot": ("u-boot",),
-    "raspberry-pi": ("tryboot", "u-boot"),
+    "raspberry-pi": ("tryboot",),
 }
 BOOT_ROLES: dict[FirmwareKind, Role] = {
     "uefi": "esp",
-    "bios": "boot",
-    "u-boot": "boot",
-    "raspberry-pi": "boot",
+    "bios": "firmware",
+    "u-boot": "firmware",
+    "raspberry-pi": "firmware",
 }
+# Boot controls whose record is a partition of its own.
+_WITH_ENVIRONMENT: tuple[BootControlKind, ...] = ("grub", "u-boot")
 ALIGNMENT = 1 << 20
 """Partitions start and end on whole MiB: flash erase blocks, and what sfdisk does."""
 
@@ -39,6 +41,18 @@ Label = Annotated[
     str,
     matching(
         r"^[a-z0-9][a-z0-9_-]{0,35}$", "a label of lower case letters, digits, - and _ (at most 36)"
+    ),
+]
+
+
+Address = Annotated[
+    str, matching(r"^0x[0-9a-f]{1,16}$", "an address in hexadecimal, e.g. 0x40400000")
+]
+DeviceTree = Annotated[
+    str,
+    matching(
+        r"^([A-Za-z0-9][A-Za-z0-9_.,+-]*/)*[A-Za-z0-9][A-Za-z0-9_.,+-]*\.dtb$",
+        "a relative path that ends in .dtb",
     ),
 ]
 
@@ -63,12 +77,15 @@ class Kernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     modules: kept in the image (each with what it needs); all others are dropped.
     command_line: the board's own kernel arguments; the imager adds the console,
         Orbital's and the system's.
+    device_tree: the board's device tree, a path among those of the kernel package, e.g.
+        broadcom/bcm2711-rpi-4-b.dtb; absent when the firmware brings its own.
     """
 
     package: DebianPackage
     initramfs_modules: tuple[Module, ...] = ()
     modules: tuple[Module, ...] = ()
     command_line: tuple[KernelArgument, ...] = ()
+    device_tree: DeviceTree | None = None
 
 
 class Watchdog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,8 +94,9 @@ class Watchdog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     driver: kernel module.
     timeout_parameter: the module's parameter that sets the timeout.
     timeout_seconds: how long the hardware waits before it resets the machine.
-    boot_stage: what arms it before the kernel runs; none leaves hangs before the
-        driver is loaded to a person.
+    boot_stage: what arms it before the kernel runs: efi-driver (a driver that
+        systemd-boot loads), loader (the commands of GRUB or U-Boot); none leaves hangs
+        before the driver is loaded to a person.
     """
 
     driver: Module
@@ -86,7 +104,7 @@ class Watchdog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeout_seconds: Annotated[
         int, Meta(ge=10, le=1000, extra={"expected": "seconds from 10 to 1000"})
     ]
-    boot_stage: Literal["efi-driver", "none"] = "none"
+    boot_stage: Literal["efi-driver", "loader", "none"] = "none"
 
 
 class Partition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,7 +113,7 @@ class Partition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     label: GPT partition label, unique on the disk; Linux finds the partition by it.
     role: what it is for.
     size: bytes; a whole number of MiB.
-    slot: which slot it holds; only with role slot.
+    slot: which slot it holds, with role slot; whose boot artifact, with role boot.
     grow: whether the first boot extends it to the end of the disk; only the last.
     """
 
@@ -115,6 +133,25 @@ class Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     partitions: Annotated[tuple[Partition, ...], Meta(min_length=1)]
 
 
+class UBoot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How U-Boot starts a slot of the board. Addresses are in RAM and do not overlap.
+
+    interface, device: the disk, as U-Boot's commands name it, e.g. mmc 0.
+    kernel_address: where the kernel runs.
+    artifact_address: where the boot artifact (FIT) is read to.
+    scratch_address: 512 KiB for the environment.
+    watchdog_commands: arm the watchdog before the kernel starts, with
+        watchdog.boot_stage loader.
+    """
+
+    interface: Name
+    device: Annotated[int, Meta(ge=0, le=99, extra={"expected": "a number from 0 to 99"})]
+    kernel_address: Address
+    artifact_address: Address
+    scratch_address: Address
+    watchdog_commands: tuple[str, ...] = ()
+
+
 class Qemu(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How QEMU emulates the board, for tests and demonstrations.
 
@@ -123,7 +160,9 @@ class Qemu(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cpu: value of -cpu.
     cores: number of CPUs.
     memory: bytes of RAM.
-    firmware_code: firmware image, a path in the tools tree.
+    firmware_code: firmware image, a path in the tools tree; absent for QEMU's own.
+    firmware_option: how QEMU gets it: pflash (flash memory), bios (-bios) or kernel
+        (-kernel, for a second stage after QEMU's own firmware).
     firmware_variables: template of the firmware's variable store, a path in the
         tools tree; absent when the firmware has none.
     disk_device, network_device, random_device: device models.
@@ -135,7 +174,8 @@ class Qemu(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     machine: str
     cpu: str
     memory: Size
-    firmware_code: str
+    firmware_code: str | None = None
+    firmware_option: Literal["pflash", "bios", "kernel"] = "pflash"
     firmware_variables: str | None = None
     cores: Annotated[int, Meta(ge=1, le=64, extra={"expected": "a number from 1 to 64"})] = 2
     disk_device: str = "virtio-blk-pci"
@@ -156,6 +196,7 @@ class Board(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     console: device of the serial console, e.g. ttyS0.
     kernel: the kernel and its modules.
     watchdog: the hardware watchdog; absent when there is none.
+    u_boot: how U-Boot starts a slot; with firmware u-boot only.
     layout: the disk.
     qemu: how to emulate it; absent when that is not possible.
     """
@@ -169,13 +210,26 @@ class Board(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kernel: Kernel
     layout: Layout
     watchdog: Watchdog | None = None
+    u_boot: UBoot | None = None
     qemu: Qemu | None = None
 
     @property
     def boot_partition(self) -> Partition:
-        """The partition that holds the boot artifacts."""
+        """The partition that the firmware reads before any slot."""
         role = BOOT_ROLES[self.firmware.kind]
         return next(part for part in self.layout.partitions if part.role == role)
+
+    @property
+    def environment_partition(self) -> Partition | None:
+        """The partition with the boot control's record, if it is one of its own."""
+        found = (part for part in self.layout.partitions if part.role == "environment")
+        return next(found, None)
+
+    @property
+    def boot_slot_labels(self) -> dict[str, str]:
+        """Label of the partition with each slot's boot artifact; empty where they are files."""
+        parts = self.layout.partitions
+        return {part.slot: part.label for part in parts if part.role == "boot" and part.slot}
 
     @property
     def state_partition(self) -> Partition:
@@ -183,8 +237,16 @@ class Board(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return next(part for part in self.layout.partitions if part.role == "state")
 
     def slot_partition(self, slot: Slot) -> Partition:
-        """The partition of a slot."""
-        return next(part for part in self.layout.partitions if part.slot == slot)
+        """The partition with a slot's root image."""
+        return self._part("slot", slot)
+
+    def boot_slot_partition(self, slot: Slot) -> Partition:
+        """The partition with a slot's boot artifact, where it has one (`boot_slot_labels`)."""
+        return self._part("boot", slot)
+
+    def _part(self, role: Role, slot: Slot) -> Partition:
+        parts = self.layout.partitions
+        return next(part for part in parts if part.role == role and part.slot == slot)
 
     @property
     def slot_labels(self) -> dict[str, str]:
@@ -223,6 +285,20 @@ def _boot_problems(board: Board) -> Iterator[Problem]:
             '"efi-driver"',
             "only UEFI firmware loads EFI drivers; set boot_stage: none",
         )
+    if board.watchdog and board.watchdog.boot_stage == "loader" and kind not in ("bios", "u-boot"):
+        yield Problem(
+            ("watchdog", "boot_stage"),
+            f"efi-driver or none with firmware {kind}" if kind == "uefi" else "none",
+            '"loader"',
+            "only GRUB and U-Boot run commands of the board before the kernel",
+        )
+    if (board.u_boot is not None) != (kind == "u-boot"):
+        yield Problem(
+            ("u_boot",),
+            "a section u_boot" if kind == "u-boot" else f"no section with firmware {kind}",
+            "nothing" if board.u_boot is None else "one",
+            "describe where U-Boot finds the disk and memory" if kind == "u-boot" else "remove it",
+        )
     if board.qemu and board.qemu.watchdog_device and not board.watchdog:
         yield Problem(
             ("qemu", "watchdog_device"),
@@ -259,12 +335,13 @@ def _partition_problems(partitions: tuple[Partition, ...]) -> Iterator[Problem]:
                 f'true on "{part.label}", which others follow',
                 "move this partition to the end of the list, or remove grow",
             )
-        if (part.role == "slot") != (part.slot is not None):
+        has_slot = part.role in ("slot", "boot")
+        if has_slot != (part.slot is not None):
             yield Problem(
                 (*place, "slot"),
-                "slot: a or b" if part.role == "slot" else f"no slot with role {part.role}",
+                "slot: a or b" if has_slot else f"no slot with role {part.role}",
                 "nothing" if part.slot is None else f'"{part.slot}"',
-                'add "slot: a" or "slot: b"' if part.role == "slot" else "remove the key slot",
+                'add "slot: a" or "slot: b"' if has_slot else "remove the key slot",
             )
 
 
@@ -272,9 +349,9 @@ def _role_problems(board: Board) -> Iterator[Problem]:
     """Problems of the partitions as a set: each role as often as it must be there."""
     partitions = board.layout.partitions
     place: Path = ("layout", "partitions")
-    wanted: dict[Role, int] = {"state": 1, "environment": 0, "esp": 0, "boot": 0}
+    wanted: dict[Role, int] = {"state": 1, "environment": 0, "esp": 0, "firmware": 0}
     wanted[BOOT_ROLES[board.firmware.kind]] = 1
-    if board.boot_control == "u-boot":
+    if board.boot_control in _WITH_ENVIRONMENT:
         wanted["environment"] = 1
     for role, count in wanted.items():
         found = sum(part.role == role for part in partitions)
@@ -286,18 +363,36 @@ def _role_problems(board: Board) -> Iterator[Problem]:
                 str(found or "none"),
                 f"{'add' if found < count else 'remove'} a partition with role {role}",
             )
-    slots = [part for part in partitions if part.role == "slot"]
-    if sorted(part.slot or "" for part in slots) != list(SLOTS):
+    yield from _pair_problems(board, "slot", wanted=True)
+    yield from _pair_problems(board, "boot", wanted=board.firmware.kind != "uefi")
+
+
+def _pair_problems(board: Board, role: Role, *, wanted: bool) -> Iterator[Problem]:
+    """Problems of the two partitions with the role, one for each slot, if they are wanted."""
+    partitions = board.layout.partitions
+    place: Path = ("layout", "partitions")
+    pair = [part for part in partitions if part.role == role]
+    if not wanted:
+        if pair:
+            yield Problem(
+                place,
+                f"no partition with role {role} with firmware {board.firmware.kind}",
+                listed([part.label for part in pair]),
+                "UEFI boot artifacts are files on the esp; remove these partitions",
+            )
+        return
+    what = "slots" if role == "slot" else "boot partitions"
+    if sorted(part.slot or "" for part in pair) != list(SLOTS):
         yield Problem(
             place,
-            "exactly two slots, a and b",
-            " and ".join(part.slot or "one without a name" for part in slots) or "none",
-            "describe one partition with slot: a and one with slot: b, both with role: slot",
+            f"exactly two {what}, a and b",
+            " and ".join(part.slot or "one without a name" for part in pair) or "none",
+            f"describe one partition with slot: a and one with slot: b, both with role: {role}",
         )
-    elif slots[0].size != slots[1].size:
+    elif pair[0].size != pair[1].size:
         yield Problem(
-            (*place, partitions.index(slots[1]), "size"),
-            f'"{size_text(slots[0].size)}", the size of {slots[0].label}',
-            f'"{size_text(slots[1].size)}"',
-            "an image must fit in either slot; make both slots as large",
+            (*place, partitions.index(pair[1]), "size"),
+            f'"{size_text(pair[0].size)}", the size of {pair[0].label}',
+            f'"{size_text(pair[1].size)}"',
+            f"an image must fit in either slot; make both {what} as large",
         )

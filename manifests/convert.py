@@ -14,6 +14,7 @@ def device_config(product: Product, built: int) -> device.DeviceConfig:
     built: seconds since the epoch (SOURCE_DATE_EPOCH of the image).
     """
     board, manifest = product.board, product.manifest
+    environment = board.environment_partition
     return device.DeviceConfig(
         system=manifest.system,
         version=manifest.version,
@@ -21,7 +22,9 @@ def device_config(product: Product, built: int) -> device.DeviceConfig:
         architecture=board.architecture,
         built=built,
         boot_control=board.boot_control,
-        boot_partition=board.boot_partition.label,
+        boot_partition="" if environment else board.boot_partition.label,
+        environment=environment.label if environment else "",
+        boot_slots=board.boot_slot_labels,
         state=board.state_partition.label,
         slots=board.slot_labels,
         watchdog=board.watchdog.timeout_seconds if board.watchdog else 0,

@@ -55,7 +55,8 @@ class RootImage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BootArtifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The signed boot artifact (kind "uki": one PE file)."""
+    """What the boot loader starts: kind "uki" (one signed PE file), "cpio" (GRUB), "fit"
+    (U-Boot) or "fat" (Raspberry Pi); see ARCHITECTURE.md, Boards."""
 
     kind: str
     stream: Stream

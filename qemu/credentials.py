@@ -1,4 +1,4 @@
-"""What the machine tells systemd in the guest: system credentials in SMBIOS type 11 strings.
+"""What the machine tells systemd in the guest: system credentials, in SMBIOS or fw_cfg.
 
 See systemd.system-credentials(7). systemd 256 and later make units out of
 `systemd.extra-unit.*` and drop-ins out of `systemd.unit-dropin.*`, so a test
@@ -39,6 +39,15 @@ OOMScoreAdjust=-900
 _WANTED = "[Unit]\nWants=orbital-test.service\n"
 
 
+# QEMU takes names of at most 55 bytes for fw_cfg, "opt/io.systemd.credentials/" included: so
+# the unit has the shortest name there is, and hangs on the one unit that every boot has and
+# whose name is short enough.
+_FW_CFG_NAMES = {
+    "systemd.extra-unit.orbital-test.service": "systemd.extra-unit.o.service",
+    "systemd.unit-dropin.sysinit.target": "systemd.unit-dropin.-.mount",
+}
+
+
 def shell_credentials() -> dict[str, bytes]:
     """The credentials that give a guest the root shell that `qemu.shell` talks to."""
     return {
@@ -56,4 +65,16 @@ def smbios_options(credentials: Mapping[str, bytes]) -> list[str]:
     for name, value in sorted(credentials.items()):
         text = base64.b64encode(value).decode()
         options += ["-smbios", f"type=11,value=io.systemd.credential.binary:{name}={text}"]
+    return options
+
+
+def fw_cfg_options(credentials: Mapping[str, bytes]) -> list[str]:
+    """QEMU's options that pass the credentials to a machine with a device tree."""
+    options: list[str] = []
+    for name, value in sorted(credentials.items()):
+        short = _FW_CFG_NAMES.get(name, name)
+        if name == "systemd.unit-dropin.emergency.target":
+            continue
+        text = value.decode().replace("orbital-test.service", "o.service").replace(",", ",,")
+        options += ["-fw_cfg", f"name=opt/io.systemd.credentials/{short},string={text}"]
     return options

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from manifests.board import Board
-from qemu.credentials import PORT, smbios_options
+from qemu.credentials import PORT, fw_cfg_options, smbios_options
 from qemu.errors import MachineError
 
 # Emulation only: KVM is absent or unusable on many build machines, and the
@@ -25,8 +26,10 @@ HOST_ADDRESS = "10.0.2.2"
 class Hardware:
     """A kind of machine.
 
-    firmware_code, firmware_variables: UEFI flash images, None for a machine
+    firmware_code, firmware_variables: firmware images, None for a machine
         that starts with QEMU's own firmware. firmware_variables is a template.
+    firmware_option: how QEMU gets the code: pflash, bios or kernel.
+    credentials: how the guest gets credentials: smbios, or fw_cfg where there is none.
     secure_flash: variables are protected by SMM (needed for Secure Boot;
         the firmware must be built for it, and only then).
     memory: MiB. disk, network, random, watchdog: QEMU's names of the device
@@ -40,6 +43,8 @@ class Hardware:
     memory: int = 1024
     firmware_code: Path | None = None
     firmware_variables: Path | None = None
+    firmware_option: str = "pflash"
+    credentials: Literal["smbios", "fw_cfg"] = "smbios"
     secure_flash: bool = True
     disk: str = "virtio-blk-pci"
     network: str = "virtio-net-pci"
@@ -61,14 +66,17 @@ def of_board(board: Board, firmware_root: Path = Path("/")) -> Hardware:
             f"cannot emulate board {board.board}: it has no section qemu",
             resolution="describe the emulated machine in the board's manifest",
         )
-    variables = emulation.firmware_variables
+    code, variables = emulation.firmware_code, emulation.firmware_variables
     return Hardware(
         binary=emulation.binary,
         machine=emulation.machine,
         cpu=emulation.cpu,
         cpus=emulation.cores,
         memory=emulation.memory >> 20,
-        firmware_code=firmware_root / emulation.firmware_code.lstrip("/"),
+        firmware_code=firmware_root / code.lstrip("/") if code else None,
+        firmware_option=emulation.firmware_option,
+        # U-Boot passes no SMBIOS tables on.
+        credentials="fw_cfg" if board.firmware.kind == "u-boot" else "smbios",
         firmware_variables=firmware_root / variables.lstrip("/") if variables else None,
         # A board says what its flash needs among its arguments.
         secure_flash=False,
@@ -139,7 +147,8 @@ def command_line(hardware: Hardware, wiring: Wiring) -> list[str]:
         ]
     if hardware.watchdog:
         command += ["-device", f"{hardware.watchdog},id=watchdog0", "-action", "watchdog=reset"]
-    command += smbios_options(wiring.credentials)
+    options = smbios_options if hardware.credentials == "smbios" else fw_cfg_options
+    command += options(wiring.credentials)
     if wiring.restore:
         command += ["-incoming", "defer"]
     return [*command, *hardware.arguments, *wiring.extra]
@@ -148,6 +157,8 @@ def command_line(hardware: Hardware, wiring: Wiring) -> list[str]:
 def _firmware(hardware: Hardware, wiring: Wiring) -> list[str]:
     if hardware.firmware_code is None:
         return []
+    if hardware.firmware_option != "pflash":
+        return [f"-{hardware.firmware_option}", str(hardware.firmware_code)]
     options = [
         "-drive",
         f"if=pflash,unit=0,format=raw,readonly=on,file={quote(hardware.firmware_code)}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from recovery.boot import load_report, running_generation
@@ -31,8 +31,10 @@ class Device:
     """Everything an update touches.
 
     slots: block device (or plain file) of each slot. boot_directory: where the
-    boot partition is mounted. anchor: TUF root metadata of the running image.
-    boot_id: the kernel's name of this boot. generation: the one that runs.
+    boot partition is mounted; None without one. boot_slots: block device of each
+    slot's boot artifact; empty where artifacts are files in the boot directory.
+    anchor: TUF root metadata of the running image. boot_id: the kernel's name of
+    this boot. generation: the one that runs.
     root: where /run and /usr are found. host: for packages; None for the
     device's own, made when there are packages.
     """
@@ -41,12 +43,13 @@ class Device:
     store: StateStore
     boot_control: BootControl
     slots: Mapping[Slot, Path]
-    boot_directory: Path
+    boot_directory: Path | None
     anchor: Path
     boot_id: str
     generation: int
     root: Path = Path("/")
     host: PackageHost | None = None
+    boot_slots: Mapping[Slot, Path] = field(default_factory=dict)
 
     @property
     def packages(self) -> PackageDevice:
@@ -68,35 +71,37 @@ class Device:
         return other_slot(self.boot_control.current_slot())
 
     def boot_artifact(self, slot: Slot) -> Path:
-        """The file that the loader's entry of the slot names (ARCHITECTURE.md, Disk)."""
+        """Where the loader finds the slot's boot artifact (ARCHITECTURE.md, Disk)."""
+        if self.boot_slots:
+            return self.boot_slots[slot]
+        if self.boot_directory is None:
+            raise StateError(
+                "cannot place boot artifacts: the image names neither partitions nor a directory",
+                resolution="check device.json; rebuild the image",
+            )
         return self.boot_directory / "EFI" / "orbital" / f"{slot}.efi"
 
     def staged_artifact(self, slot: Slot) -> Path:
-        """The slot's boot artifact while it is written; no entry ever names it."""
+        """A boot artifact in a file while it is written; no entry ever names it."""
         return self.boot_artifact(slot).with_suffix(".new")
 
     def facts(self) -> Facts:
         """The sizes that planning needs. Raises StateError when a partition is not there."""
         slot = self.inactive
         try:
-            fd = os.open(self.slots[slot], os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                slot_size = os.lseek(fd, 0, os.SEEK_END)
-            finally:
-                os.close(fd)
-            room = os.statvfs(self.boot_directory)
+            slot_size = _medium_size(self.slots[slot])
+            if self.boot_slots:
+                return Facts(slot, slot_size, _medium_size(self.boot_slots[slot]), None)
+            artifact = self.boot_artifact(slot)
+            room = os.statvfs(artifact.parents[2])
         except OSError as error:
             raise StateError(
                 f"cannot inspect slot {slot}: {error.strerror}",
                 details=str(error.filename or self.slots[slot]),
                 resolution="the disk is not partitioned as this image expects",
             ) from error
-        return Facts(
-            slot=slot,
-            slot_size=slot_size,
-            boot_free=room.f_bavail * room.f_frsize + _size(self.staged_artifact(slot)),
-            boot_present=_size(self.boot_artifact(slot)),
-        )
+        free = room.f_bavail * room.f_frsize + _size(self.staged_artifact(slot))
+        return Facts(slot, slot_size, free, _size(artifact))
 
 
 def open_device(root: Path = Path("/")) -> Device:
@@ -120,14 +125,28 @@ def open_device(root: Path = Path("/")) -> Device:
         store=store,
         boot_control=open_boot_control(config, root),
         slots={slot: find_partition(config.slots[slot], root) for slot in SLOTS},
-        boot_directory=boot_partition(config, root),
+        boot_directory=boot_partition(config, root) if config.boot_partition else None,
         anchor=root / ANCHOR,
         boot_id=report.boot_id,
         generation=running_generation(report, record, store.generations.all())
         if record is not None
         else report.generation,
         root=root,
+        boot_slots={
+            slot: find_partition(config.boot_slots[slot], root)
+            for slot in SLOTS
+            if slot in config.boot_slots
+        },
     )
+
+
+def _medium_size(path: Path) -> int:
+    """Bytes of a block device or file. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.lseek(fd, 0, os.SEEK_END)
+    finally:
+        os.close(fd)
 
 
 def _size(path: Path) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 from recovery import durable, trial
 from recovery.errors import OrbitalError, TrustError
@@ -70,9 +71,9 @@ def install(
     #   slot, nothing boots them; the next update keeps those that are right.
     #   From here on the slot has been read back whole.
     boot = _write_boot_artifact(plan, device, source, reporter)
-    # ↓ Power cut while writing: a file that no entry names. In the rename: the
-    #   old or the new artifact, or (FAT keeps no journal) a damaged name; no
-    #   entry of the slot exists, so none of them can boot.
+    # ↓ Power cut while writing: a file that no entry names, or a partition that
+    #   nothing boots. In the rename: the old or the new artifact, or (FAT keeps no
+    #   journal) a damaged name; no entry of the slot exists, so none can boot.
     generation = _start_trial(plan, device, requested_by, packages)
     # ↓ Power cut inside, before the commit point: a trial without a boot
     #   entry, which the next boot drops as interrupted. After it: the new
@@ -126,20 +127,36 @@ def _write_root(plan: Plan, device: Device, source: Source, reporter: Reporter) 
 def _write_boot_artifact(
     plan: Plan, device: Device, source: Source, reporter: Reporter
 ) -> Transferred:
-    """Puts the boot artifact in place, whole: temporary name → flush → verify → rename."""
+    """Puts the boot artifact in place: into the slot's own partition, or as a whole new file."""
     stream = plan.index.boot.stream
-    final, staged = device.boot_artifact(plan.slot), device.staged_artifact(plan.slot)
+    final = device.boot_artifact(plan.slot)
     if final.exists():
         with Medium(final) as artifact:
-            if _digest(artifact) == stream.sha256:
+            whole = bool(device.boot_slots) or artifact.size == stream.size
+            if whole and _digest(artifact, stream.size) == stream.sha256:
                 return Transferred(fetched=0, kept=stream.size)
     reporter.stage("install boot artifact")
+    if device.boot_slots:
+        # Nothing boots the slot, so it is written in place. What an older, longer artifact
+        # left behind the end is not read: an artifact says itself how long it is.
+        return _transfer_artifact(plan, final, source, reporter)
+    staged = device.staged_artifact(plan.slot)
     durable.make_directory(final.parent)
     if any(action.kind == "remove-boot-artifact" for action in plan.actions):
         # Power cut: the slot has neither an entry nor an artifact.
         durable.remove_file(final)
-    with Medium(staged, create=True) as artifact:
-        artifact.truncate(stream.size)
+    moved = _transfer_artifact(plan, staged, source, reporter)
+    durable.publish_file(staged, final)
+    return moved
+
+
+def _transfer_artifact(plan: Plan, target: Path, source: Source, reporter: Reporter) -> Transferred:
+    """Writes the boot artifact and verifies it from what the disk gives back."""
+    stream = plan.index.boot.stream
+    block = target.is_block_device()
+    with Medium(target, create=not block) as artifact:
+        if not block:
+            artifact.truncate(stream.size)
         moved = transfer(
             stream,
             source,
@@ -148,12 +165,11 @@ def _write_boot_artifact(
             check=lambda _offset, _data: None,
             progress=reporter.progress,
         )
-        if _digest(artifact) != stream.sha256:
+        if _digest(artifact, stream.size) != stream.sha256:
             raise TrustError(
-                f"cannot use the written boot artifact {staged}: it is not what was signed",
-                resolution="run the update again; if this repeats, the boot partition is bad",
+                f"cannot use the written boot artifact {target}: it is not what was signed",
+                resolution="run the update again; if this repeats, the disk is bad",
             )
-    durable.publish_file(staged, final)
     return moved
 
 
@@ -185,13 +201,13 @@ def _start_trial(
     return generation.number
 
 
-def _digest(target: Medium) -> str:
-    """The digest of all that the target holds, read back."""
+def _digest(target: Medium, size: int) -> str:
+    """The digest of the first size bytes of what the target holds, read back."""
     digest = hashlib.sha256()
     memory = medium.buffer(_BLOCK)
     offset = 0
-    while count := target.read_back(offset, memory):
-        digest.update(memory[:count])
+    while offset < size and (count := target.read_back(offset, memory)):
+        digest.update(memory[: min(count, size - offset)])
         offset += count
     return digest.hexdigest()
 

@@ -17,6 +17,8 @@ from recovery.slots import Slot
 from recovery.state import StateRecord
 from updater.journal import Journal
 
+# What each boot loader starts (`imager.firmware`).
+_ARTIFACT_KINDS = {"systemd-boot": "uki", "grub": "cpio", "u-boot": "fit", "tryboot": "fat"}
 MARGIN = 1 << 20
 """Bytes that stay free on the boot partition: entries, and FAT's own tables."""
 
@@ -25,15 +27,16 @@ MARGIN = 1 << 20
 class Facts:
     """What the device's disk is like.
 
-    slot: the one that may be written; slot_size in bytes. boot_free: bytes
-    free on the boot partition, what an interrupted install left there counted
-    as free. boot_present: bytes of the slot's old boot artifact.
+    slot: the one that may be written; slot_size in bytes. boot_present: bytes of
+    the slot's old boot artifact, None where the artifact has a partition of its own.
+    boot_free: bytes of that partition; or free on the boot partition, what an
+    interrupted install left there counted as free.
     """
 
     slot: Slot
     slot_size: int
     boot_free: int
-    boot_present: int
+    boot_present: int | None
 
 
 ActionKind = Literal[
@@ -42,7 +45,7 @@ ActionKind = Literal[
     "fetch-pieces",
     "verify-slot",
     "remove-boot-artifact",
-    "stage-boot-artifact",
+    "write-boot-artifact",
     "start-trial",
 ]
 
@@ -159,15 +162,7 @@ def plan(
             details=f"the image has {needed} bytes, the slot {facts.slot_size}",
             resolution="the image must shrink, or the device needs a new factory disk image",
         )
-    boot = index.boot.stream.size
-    room = facts.boot_free - MARGIN
-    if boot > room + facts.boot_present:
-        raise SpaceError(
-            f"cannot install {version}: the boot partition is too small",
-            details=f"the boot artifact has {boot} bytes, "
-            f"{max(0, room + facts.boot_present)} can be used",
-            resolution="remove files that do not belong on the boot partition",
-        )
+    remove_old = _needs_room_of_old(index.boot.stream.size, facts, version)
     actions = [
         Action("release-slot", "the loader must not start a slot that is being written"),
     ]
@@ -177,13 +172,31 @@ def plan(
         )
     actions.append(Action("fetch-pieces", "what the slot does not hold yet"))
     actions.append(Action("verify-slot", "only an image that was read back whole may boot"))
-    if boot > room:
+    if remove_old:
         actions.append(
             Action("remove-boot-artifact", "the boot partition has no room for the old and the new")
         )
-    actions.append(Action("stage-boot-artifact", "the loader starts it"))
+    actions.append(Action("write-boot-artifact", "the loader starts it"))
     actions.append(Action("start-trial", "the commit point: from there on it boots"))
     return Plan(version, config.version, facts.slot, index, index_sha256, tuple(actions))
+
+
+def _needs_room_of_old(size: int, facts: Facts, version: str) -> bool:
+    """Whether the old boot artifact must go before the new one. Raises SpaceError."""
+    if facts.boot_present is None:
+        room = present = facts.boot_free
+    else:
+        room = facts.boot_free - MARGIN
+        present = room + facts.boot_present
+    if size > present:
+        raise SpaceError(
+            f"cannot install {version}: the boot partition is too small",
+            details=f"the boot artifact has {size} bytes, {max(0, present)} can be used",
+            resolution="the image must shrink, or the device needs a new factory disk image"
+            if facts.boot_present is None
+            else "remove files that do not belong on the boot partition",
+        )
+    return size > room
 
 
 def _require_fitting(index: OsIndex, config: DeviceConfig, version: str) -> None:
@@ -199,8 +212,10 @@ def _require_fitting(index: OsIndex, config: DeviceConfig, version: str) -> None
                 f"cannot install this image: its {name} is {image}, not {device}",
                 resolution="the publisher has to publish the right image",
             )
-    if index.boot.kind != "uki":
+    wanted = _ARTIFACT_KINDS.get(config.boot_control)
+    if wanted is not None and index.boot.kind != wanted:
         raise RefusedError(
-            f"cannot install this image: its boot artifact is of unknown kind {index.boot.kind}",
-            resolution="update to an image in between whose updater knows it",
+            f"cannot install this image: its boot artifact is of kind {index.boot.kind}",
+            details=f"boot control {config.boot_control} starts {wanted}",
+            resolution="the publisher has to publish the right image",
         )

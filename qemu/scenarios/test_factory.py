@@ -56,7 +56,7 @@ def test_the_firmware_refuses_a_boot_artifact_that_is_not_ours(
     build = lab.build(lab.version)
     foreign = tmp_path / "build"
     subprocess.run(["cp", "-r", "--reflink=auto", build, foreign], check=True)
-    artifact = foreign / "boot.efi"
+    artifact = foreign / "boot.img"
     bare = tmp_path / "bare.efi"
     lab.tools.run("osslsigncode", "remove-signature", "-in", artifact, "-out", bare)
     artifact.unlink()

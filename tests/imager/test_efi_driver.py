@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from imager.efi_driver import build_watchdog_driver
+from imager.firmware.efi_driver import build_watchdog_driver
 from imager.signing import load_pe_signer, verify_pe
 from imager.tools import Tools
 from manifests.board import Watchdog

@@ -147,7 +147,7 @@ def test_a_cold_build_elsewhere_is_byte_identical(tmp_path: Path, keys: Path) ->
     if not same_packages(cold_cache, reference_cache):
         reference, _ = build_from(checkouts[0], tmp_path / "cache-2", keys, tmp_path / "out")
     found = digests(cold)
-    assert {"index.json", "root.img", "boot.efi", "loader.efi", "watchdog.efi"} <= set(found)
+    assert {"index.json", "root.img", "boot.img", "loader.efi", "watchdog.efi"} <= set(found)
     assert digests(reference) == found
 
 
@@ -179,7 +179,7 @@ def test_a_change_of_one_line_reuses_what_it_does_not_touch(tmp_path: Path, keys
 
 def test_the_index_describes_the_files_beside_it(build: Path) -> None:
     index = read_index(build)
-    for name, stream in (("root.img", index.root.stream), ("boot.efi", index.boot.stream)):
+    for name, stream in (("root.img", index.root.stream), ("boot.img", index.boot.stream)):
         data = (build / name).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (stream.size, stream.sha256)
         assert sum(segment.size for segment in stream.segments) == stream.size
@@ -198,9 +198,9 @@ def test_the_root_hash_in_the_signed_artifact_is_that_of_the_root_image(
     build: Path, keys: Path, tools: Tools
 ) -> None:
     index = read_index(build)
-    for name in ("boot.efi", "loader.efi", "watchdog.efi"):
+    for name in ("boot.img", "loader.efi", "watchdog.efi"):
         verify_pe(tools, build / name, keys / "secure-boot/db.pem")
-    artifact = (build / "boot.efi").read_bytes()
+    artifact = (build / "boot.img").read_bytes()
     assert f"orbital.roothash={index.root.root_hash} ".encode() in artifact
     assert f"orbital.hashoffset={index.root.hash_offset} ".encode() in artifact
     root = index.root

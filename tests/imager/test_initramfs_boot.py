@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from imager.cache import Cache, default_directory
+from imager.command_line import command_line
 from imager.debian import prepare_base
 from imager.initramfs import initramfs_tree, write_initramfs
 from imager.kernel import Kernel, prepare_kernel
@@ -21,7 +22,6 @@ from imager.layout import DiskLayout, plan_layout, sfdisk_script
 from imager.root import RootFacts, build_root
 from imager.tools import Tools
 from imager.tree import Tree
-from imager.uki import command_line
 from manifests.board import Board, Layout
 from manifests.catalogue import load_product
 from manifests.sizes import Size

@@ -194,8 +194,8 @@ def publish(output: Path, source: Path, sbom: bytes = b"{}") -> Path:
     """Writes a build directory whose files are all `source`."""
     empty = Stream(0, hashlib.sha256().hexdigest(), SEGMENT_SIZE, ())
     product = load_product("gateway", "qemu-x86_64")
-    published = Published(product, RootFacts("00", 0, "00", 0), empty, empty, sbom, BUILT)
-    names = ("root.img", "boot.efi", "interface.json", "device.json", "loader.efi")
+    published = Published(product, "uki", RootFacts("00", 0, "00", 0), empty, empty, sbom, BUILT)
+    names = ("root.img", "boot.img", "interface.json", "device.json")
     files = dict.fromkeys(names, source)
     return write_build(output, "name", published=published, files=files, chunks=[]).path
 

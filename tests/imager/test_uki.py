@@ -7,9 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from imager.command_line import command_line
+from imager.firmware.uki import build_uki
 from imager.signing import load_pe_signer, verify_pe
 from imager.tools import Tools
-from imager.uki import build_uki, command_line
 from manifests.board import Board, Watchdog
 from manifests.catalogue import load_board
 from recovery.errors import ManifestError
@@ -70,7 +71,7 @@ def _build(tools: Tools, keys: Path, directory: Path) -> Path:
     # A UKI does not look into kernel and initramfs; any PE file stands for a kernel.
     initramfs = directory / "initramfs"
     initramfs.write_bytes(b"initramfs content")
-    output = directory / "boot.efi"
+    output = directory / "boot.img"
     build_uki(
         architecture="x86_64",
         linux=tools.file("usr/lib/systemd/boot/efi/systemd-bootx64.efi"),

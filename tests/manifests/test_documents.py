@@ -57,7 +57,7 @@ def changed(kind: str, old: str, new: str) -> tuple[str, int]:
             "board", "summary:", "sumary:", 0,
             "sumary: expected a known key, got an unknown one",
             'did you mean "summary"? known keys: board, summary, architecture, firmware, '
-            "boot_control, console, kernel, layout, watchdog, qemu",
+            "boot_control, console, kernel, layout, watchdog, u_boot, qemu",
             id="misspelt-required-key-is-one-mistake",
         ),
         pytest.param(
@@ -93,8 +93,8 @@ def changed(kind: str, old: str, new: str) -> tuple[str, int]:
         ),
         pytest.param(
             "board", "boot_control: systemd-boot", "boot_control: tryboot", 0,
-            'boot_control: expected systemd-boot or grub with firmware uefi, got "tryboot"',
-            "change boot_control or firmware.kind; uefi firmware starts systemd-boot or grub",
+            'boot_control: expected systemd-boot with firmware uefi, got "tryboot"',
+            "change boot_control or firmware.kind; uefi firmware starts systemd-boot",
             id="boot-control-of-another-firmware",
         ),
         pytest.param(

@@ -46,7 +46,7 @@ def test_a_bad_board_and_a_good_one_are_both_reported(tmp_path: Path) -> None:
         f"{good}: board: valid\n"
         f"cannot use {bad}:{line}: layout.partitions[3].role: expected boot, environment, esp, "
         'slot or state, got "stat"\n'
-        '  did you mean "state"? allowed values: boot, environment, esp, slot, state\n'
+        '  did you mean "state"? allowed values: boot, environment, esp, firmware, slot, state\n'
     )
     documents = json.loads(
         orbital("manifest", "check", str(good), str(bad), "--json", code=3).stdout

@@ -111,7 +111,7 @@ def test_plan_for_an_image_that_just_fits(index: OsIndex) -> None:
         "release-slot",
         "fetch-pieces",
         "verify-slot",
-        "stage-boot-artifact",
+        "write-boot-artifact",
         "start-trial",
     ]
 

@@ -67,7 +67,7 @@ def test_check_reports_the_plan_and_changes_nothing(
         "release-slot",
         "fetch-pieces",
         "verify-slot",
-        "stage-boot-artifact",
+        "write-boot-artifact",
         "start-trial",
     ]
     assert device.snapshot() == before

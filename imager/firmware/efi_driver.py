@@ -1,6 +1,6 @@
 """The EFI driver that arms the watchdog before the kernel: compiled and signed.
 
-systemd-boot starts signed drivers from /EFI/systemd/drivers/; `imager.loader`
+systemd-boot starts signed drivers from /EFI/systemd/drivers/; `systemd_boot`
 says under which name.
 """
 
@@ -30,9 +30,9 @@ def driver_source(watchdog: Watchdog) -> bytes:
         raise ManifestError(
             f"cannot arm the watchdog {watchdog.driver} in the firmware: no EFI driver for it",
             details=f"there are drivers for: {', '.join(sorted(DRIVERS))}",
-            resolution="set watchdog.boot_stage: none, or write imager/watchdog/NAME.c",
+            resolution="set watchdog.boot_stage: none, or write imager/firmware/watchdog/NAME.c",
         )
-    return resources.files("imager").joinpath("watchdog", name).read_bytes()
+    return resources.files("imager.firmware").joinpath("watchdog", name).read_bytes()
 
 
 def build_watchdog_driver(

@@ -1,0 +1,103 @@
+"""UEFI: systemd-boot, one signed UKI for each slot on the ESP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from imager import signing
+from imager.cache import Input
+from imager.firmware import efi_driver, systemd_boot, uki
+from imager.firmware.efi_driver import build_watchdog_driver
+from imager.firmware.fat import make_fat
+from imager.firmware.kind import Factory, Ingredients
+from imager.firmware.systemd_boot import LOADER_CONF, LOADER_PATHS, driver_path, loader_source
+from imager.firmware.uki import build_uki
+from imager.signing import PeSigner
+from imager.tools import Tools
+from manifests.board import Board
+from recovery.bootcontrol.systemd_boot import entry_text
+
+# Entries, and FAT's own tables.
+_MARGIN = 4 << 20
+
+
+class Uefi:
+    """See `imager.firmware.kind.Firmware`."""
+
+    artifact_kind = "uki"
+    packages = ("systemd-boot-efi",)
+
+    def artifact_inputs(self, signer: PeSigner) -> Mapping[str, Input]:
+        """The signature."""
+        return {
+            "signer": signer.identity,
+            "code": [Path(str(uki.__file__)), Path(str(signing.__file__))],
+        }
+
+    def build_artifact(
+        self, ingredients: Ingredients, output: Path, signer: PeSigner, tools: Tools
+    ) -> None:
+        """A signed UKI."""
+        build_uki(
+            architecture=ingredients.board.architecture,
+            linux=ingredients.linux,
+            initramfs=ingredients.initramfs,
+            command_line=ingredients.command_line,
+            os_release=ingredients.os_release,
+            uname=ingredients.uname,
+            signer=signer,
+            output=output,
+            tools=tools,
+        )
+
+    def loader_inputs(self, board: Board, signer: PeSigner) -> Mapping[str, Input]:
+        """Architecture, watchdog, signature."""
+        code = Path(str(efi_driver.__file__))
+        return {
+            "architecture": board.architecture,
+            "watchdog": repr(board.watchdog),
+            "signer": signer.identity,
+            "code": [
+                code,
+                code.parent / "watchdog",
+                Path(str(signing.__file__)),
+                Path(str(systemd_boot.__file__)),
+            ],
+        }
+
+    def build_loader(self, board: Board, directory: Path, signer: PeSigner, tools: Tools) -> None:
+        """loader.efi and, if the board arms a watchdog, watchdog.efi; signed."""
+        signer.sign(tools.file(loader_source(board.architecture)), directory / "loader.efi")
+        if board.watchdog and board.watchdog.boot_stage == "efi-driver":
+            build_watchdog_driver(
+                board.watchdog, board.architecture, signer, directory / "watchdog.efi", tools
+            )
+
+    def room_for_artifact(self, board: Board, loader: int) -> int:
+        """One artifact a slot, and a third while an update stages its own."""
+        return (board.boot_partition.size - loader - _MARGIN) // 3
+
+    def boot_partitions(self, factory: Factory, tools: Tools) -> Mapping[str, Path]:
+        """The ESP: loader, watchdog driver, artifact and entry of slot a."""
+        board = factory.board
+        files: dict[str, Path | bytes] = {
+            "loader/loader.conf": LOADER_CONF.encode(),
+            # The factory's generation is committed: no tries to count. 1 is the first
+            # activation number.
+            "loader/entries/orbital-a.conf": entry_text("a", 1).encode(),
+            "loader/entries.srel": b"type1\n",
+            LOADER_PATHS[board.architecture]: factory.loader / "loader.efi",
+            "EFI/orbital/a.efi": factory.artifact,
+        }
+        if (factory.loader / "watchdog.efi").exists():
+            files[driver_path(board.architecture)] = factory.loader / "watchdog.efi"
+        label = board.boot_partition.label
+        image = factory.work / label
+        size = factory.layout.extent(label).size
+        make_fat(image, size, files, tools, name="ESP", built=factory.config.built)
+        return {label: image}
+
+    def boot_sector(self, _factory: Factory) -> bytes:
+        """Firmware reads the ESP."""
+        return b""
