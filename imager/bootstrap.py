@@ -1,7 +1,8 @@
 """Runs mmdebstrap: the one door through which Debian packages come in.
 
 Works as root and, through user namespaces, without. The result is always one
-tar file, so nothing has to be mounted, chowned or cleaned up by us.
+tar file, so nothing has to be mounted, chowned or cleaned up by us. Nothing of
+the packages ever runs, so every architecture works on every host.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from imager.mirror import RELEASE, Mirror
 from recovery.errors import FetchError, SpaceError, ToolError
@@ -58,7 +58,11 @@ _DOWNLOAD = (
     '"$(sha256sum < "$deb" | cut -d" " -f1)"; done > "$1"/' + LOCK_MEMBER
 )
 
-Variant = Literal["essential", "extract"]
+# The packages, Debian's essential ones, and all that they depend on.
+_DOWNLOAD_SYSTEM = (
+    'mkdir "$1"/' + ARCHIVES + ' && APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get --yes '
+    '-o Dir::Cache::archives="$1"/' + ARCHIVES + " --download-only install '?essential' {names}"
+)
 
 
 def bootstrap(
@@ -66,15 +70,12 @@ def bootstrap(
     output: Path,
     *,
     mirror: Mirror,
-    variant: Variant,
     epoch: int,
     architecture: str = "amd64",
     release: str = RELEASE,
 ) -> None:
-    """Writes a tar with packages and all they depend on: installed, or only unpacked.
+    """Writes a tar with packages and all they depend on, unpacked.
 
-    variant: essential installs Debian's essential packages and these; extract
-    only unpacks these, and runs none of their scripts.
     The tar also holds `packages.lock` at its top: what came in, with hashes.
     epoch: SOURCE_DATE_EPOCH, seconds; no file is newer.
 
@@ -82,11 +83,9 @@ def bootstrap(
     disk is full, ToolError when mmdebstrap is missing or fails.
     """
     command = [
-        *_common(variant, architecture),
+        *_common("extract", architecture),
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED),
-        # Essential packages are there after the extraction, the others in the end.
         f"--extract-hook={_RECORD}",
-        *([f"--customize-hook={_RECORD}"] if variant == "essential" else []),
         f"--include={','.join(packages)}",
         release,
         str(output),
@@ -112,9 +111,31 @@ def download(
     names = " ".join(shlex.quote(name) for name in packages)
     command = [
         *_common("custom", architecture),
-        # Nothing runs in the tree, so no emulator is needed for another architecture.
-        "--skip=check/qemu",
         f"--extract-hook={_DOWNLOAD.format(names=names)}",
+        release,
+        str(output),
+        *mirror.sources(release),
+    ]
+    _run(command, output, epoch, mirror, packages)
+
+
+def download_system(
+    packages: Sequence[str],
+    output: Path,
+    *,
+    mirror: Mirror,
+    epoch: int,
+    architecture: str = "amd64",
+    release: str = RELEASE,
+) -> None:
+    """Writes a tar with the archives of a whole system: these packages, and all they need.
+
+    They are `ARCHIVES`/*.deb, checked by apt and not unpacked; errors are as of `bootstrap`.
+    """
+    names = " ".join(shlex.quote(name) for name in packages)
+    command = [
+        *_common("custom", architecture),
+        f"--extract-hook={_DOWNLOAD_SYSTEM.format(names=names)}",
         release,
         str(output),
         *mirror.sources(release),
@@ -132,6 +153,8 @@ def _common(variant: str, architecture: str) -> list[str]:
         "mmdebstrap",
         f"--variant={variant}",
         f"--mode={'root' if os.geteuid() == 0 else 'unshare'}",
+        # Nothing runs in the tree, so no emulator is needed for another architecture.
+        "--skip=check/qemu",
         "--format=tar",
         f"--architectures={architecture}",
         '--aptopt=Apt::Install-Recommends "false"',

@@ -1,13 +1,16 @@
 """The root file system an image starts from: Debian packages, or any tar or folder.
 
-Always ends as one uncompressed tar in the cache; a Debian base stays as it was
-resolved until `refresh` asks the mirror again, so warm builds need no network.
+Always ends as one uncompressed tar in the cache. Debian's packages are fetched
+(stage "debian") and stay as they were resolved until `refresh` asks the mirror
+again, so warm builds need no network; then they are unpacked and configured
+(stage "base") without running anything of them, for every architecture alike.
 """
 
 from __future__ import annotations
 
 import gzip
 import lzma
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,17 +20,25 @@ from typing import Protocol
 
 from zstandard import ZstdDecompressor
 
-from imager import archive, bootstrap, tree
+from imager import archive, bootstrap, deb, tree, units
+from imager import configure as configuration
+from imager import unpack as unpacking
 from imager.archive import write_tar
 from imager.bootstrap import EXCLUDED, LOCK_MEMBER
 from imager.cache import Cache, Input
+from imager.configure.base import configure
+from imager.deb import read_package
 from imager.lock import DebianPackage, format_lock, parse_lock
 from imager.mirror import Mirror, find_mirror
+from imager.package import elf
 from imager.tree import Tree
+from imager.unpack import read_debs, unpack
 from manifests.architectures import DEBIAN
 from manifests.catalogue import Product
 from recovery.errors import ManifestError, ToolError
 
+# What decides how packages become a base; `imager.configure` as a whole does as well.
+_MODULES = [Path(str(module.__file__)) for module in (archive, deb, elf, tree, unpacking, units)]
 # No file time in the tar depends on when or for what it is made.
 EPOCH = 1_700_000_000
 
@@ -76,28 +87,54 @@ def prepare_base(
 
 
 def _debian(product: Product, cache: Cache, mirror: Mirror | None, refresh: bool) -> Path:
+    archives = _fetch(product, cache, mirror, refresh)
+
+    def build(directory: Path) -> None:
+        parts = directory / "parts"
+        debs = read_debs((path.read_bytes() for path in sorted(archives.glob("*.deb"))), parts)
+        content = unpack(debs, EXCLUDED)
+        configure(content, debs, EPOCH)
+        write_tar(content, directory / "base.tar", EPOCH)
+        shutil.rmtree(parts)
+        (directory / LOCK_MEMBER).write_text(format_lock(deb.package for deb in debs))
+
+    inputs: dict[str, Input] = {
+        "archives": archives / LOCK_MEMBER,
+        "excluded": " ".join(EXCLUDED),
+        "code": [*_MODULES, Path(str(configuration.__file__)).parent],
+    }
+    return cache.stage("base", inputs, build)
+
+
+def _fetch(product: Product, cache: Cache, mirror: Mirror | None, refresh: bool) -> Path:
+    """Stage "debian": SHA256.deb of each package; packages.lock says what they are."""
     packages = product.debian_packages
     architecture = DEBIAN[product.board.architecture]
 
     def build(directory: Path) -> None:
-        bootstrap.bootstrap(
+        fetched = directory / "fetched.tar"
+        bootstrap.download_system(
             packages,
-            directory / "base.tar",
+            fetched,
             mirror=mirror or find_mirror(),
-            variant="essential",
             epoch=EPOCH,
             architecture=architecture,
         )
-        fetched = Tree.from_tar(directory / "base.tar").read(LOCK_MEMBER).decode()
-        (directory / LOCK_MEMBER).write_text(format_lock(parse_lock(fetched)))
+        archives = Tree.from_tar(fetched)
+        known: list[DebianPackage] = []
+        for path in archives.glob(f"{bootstrap.ARCHIVES}/*.deb"):
+            data = archives.read(path)
+            known.append(read_package(data))
+            (directory / f"{known[-1].sha256}.deb").write_bytes(data)
+        fetched.unlink()
+        (directory / LOCK_MEMBER).write_text(format_lock(known))
 
     inputs: dict[str, Input] = {
         "packages": " ".join(packages),
         "architecture": architecture,
-        "excluded": " ".join(EXCLUDED),
         "version": bootstrap.VERSION,
     }
-    return cache.stage("base", inputs, build, refresh=refresh)
+    return cache.stage("debian", inputs, build, refresh=refresh)
 
 
 def _check_source(source: Path, product: Product) -> None:

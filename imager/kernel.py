@@ -138,7 +138,6 @@ def prepare_kernel(
             [board.kernel.package],
             fetched,
             mirror=mirror or find_mirror(),
-            variant="extract",
             epoch=EPOCH,
             architecture=DEBIAN[board.architecture],
         )

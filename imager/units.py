@@ -15,7 +15,8 @@ from recovery.errors import ManifestError
 
 DIRECTORY = "usr/lib/systemd/system"
 _MASKS = "etc/systemd/system"
-_LINK_FOLDERS = {"WantedBy": "wants", "RequiredBy": "requires", "UpheldBy": "upholds"}
+# Keys of [Install] and the folders with the links that they ask for (systemd.unit(5)).
+LINK_FOLDERS = {"WantedBy": "wants", "RequiredBy": "requires", "UpheldBy": "upholds"}
 
 # Never useful on a device with a read-only root, no console login, volatile journal and
 # Orbital's own commit of a boot. Measured: each costs 50-500 ms of an emulated boot.
@@ -105,7 +106,7 @@ def _enable(tree: Tree, unit: str, wanted_by: str, done: set[str]) -> None:
     if unit in done:
         return
     done.add(unit)
-    template = _template(unit)
+    template = template_of(unit)
     path = next(
         (f"{DIRECTORY}/{name}" for name in (unit, template) if f"{DIRECTORY}/{name}" in tree), None
     )
@@ -116,7 +117,7 @@ def _enable(tree: Tree, unit: str, wanted_by: str, done: set[str]) -> None:
             details=f"similar: {', '.join(near)}" if near else "",
             resolution="correct the name, or add the package that ships the unit",
         )
-    install = list(_install(tree.read(path).decode(errors="replace")))
+    install = list(install_section(tree.read(path).decode(errors="replace")))
     if not install:
         raise ManifestError(
             f"cannot enable {unit} ({wanted_by}): it has no [Install] section",
@@ -125,16 +126,16 @@ def _enable(tree: Tree, unit: str, wanted_by: str, done: set[str]) -> None:
         )
     for key, words in install:
         for word in words:
-            if key in _LINK_FOLDERS:
-                tree.symlink(f"{DIRECTORY}/{word}.{_LINK_FOLDERS[key]}/{unit}", f"../{_file(path)}")
+            if key in LINK_FOLDERS:
+                tree.symlink(f"{DIRECTORY}/{word}.{LINK_FOLDERS[key]}/{unit}", f"../{_file(path)}")
             elif key == "Alias" and word != unit:
                 tree.symlink(f"{DIRECTORY}/{word}", _file(path))
             elif key == "Also":
                 _enable(tree, word, f"Also= of {unit}", done)
 
 
-def _install(text: str) -> Iterator[tuple[str, list[str]]]:
-    """Key and words of each line of the [Install] section."""
+def install_section(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Key and words of each line of a unit's [Install] section."""
     inside = False
     for raw in text.replace("\\\n", " ").splitlines():
         line = raw.strip()
@@ -145,7 +146,7 @@ def _install(text: str) -> Iterator[tuple[str, list[str]]]:
             yield key.strip(), value.split()
 
 
-def _template(unit: str) -> str:
+def template_of(unit: str) -> str:
     """For getty@tty1.service: getty@.service."""
     name, at, rest = unit.partition("@")
     return f"{name}@.{rest.rpartition('.')[2]}" if at else unit

@@ -82,7 +82,6 @@ def test_an_unreachable_mirror_is_one_clear_error_without_output(tmp_path: Path)
             ["base-files"],
             output,
             mirror=Mirror("http://127.0.0.1:9/debian"),
-            variant="extract",
             epoch=0,
         )
     assert not output.exists()

@@ -1,0 +1,1 @@
+"""What Debian's maintainer scripts would do at installation, done to a tree: nothing runs."""
