@@ -22,6 +22,15 @@ def find_partition(label: str, root: Path = Path("/")) -> Path:
     )
 
 
+def partition_number(label: str, root: Path = Path("/")) -> int:
+    """Number of the partition in its table, from 1. Raises StateError when there is none."""
+    node = find_partition(label, root)
+    for line in _uevent(root / "sys/class/block" / node.name):
+        if line.startswith("PARTN="):
+            return int(line.removeprefix("PARTN="))
+    raise StateError(f"cannot tell the number of the partition labelled {label!r}")
+
+
 def backing_labels(major_minor: str, root: Path = Path("/")) -> tuple[str, ...]:
     """Labels of the partitions below a device-mapper device ("253:0"); empty when unknown."""
     slaves = root / "sys/dev/block" / major_minor / "slaves"

@@ -21,7 +21,9 @@ class SlotState:
     bootable: the loader has an entry for the slot and may start it.
     successful: the entry needs no tries any more (boot assessment passed).
     tries_left: starts that remain before the loader gives the slot up;
-        None when successful or when the slot has no entry.
+        None when successful or when the slot has no entry. None, too, for a
+        slot that is bootable and not successful: the loader's record is lost,
+        and it starts what it can without counting, until `tidy`.
     """
 
     bootable: bool
@@ -50,7 +52,8 @@ class BootControl(Protocol):
     def set_active(self, slot: Slot, tries: int) -> None:
         """Makes the loader start slot next, at most tries times, then the other one.
 
-        The commit point of every update.
+        A loader that cannot count so far grants what it can. The commit point
+        of every update.
         """
 
     def mark_successful(self, slot: Slot) -> None:
@@ -60,4 +63,8 @@ class BootControl(Protocol):
         """Makes the loader never start slot again until the next set_active."""
 
     def tidy(self) -> None:
-        """Removes what interrupted changes left, without changing what the record means."""
+        """Repairs what interrupted changes and damage left, without changing what it means.
+
+        Only a record that is lost gets a new meaning: the running slot first,
+        and nothing known to be good.
+        """

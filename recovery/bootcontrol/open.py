@@ -9,8 +9,12 @@ from recovery import process
 from recovery.boot import running_image
 from recovery.device import DeviceConfig
 from recovery.errors import BootControlError, OrbitalError
-from recovery.partitions import backing_labels, find_partition
-from recovery.slots import BootControl, Slot
+from recovery.partitions import backing_labels, find_partition, partition_number
+from recovery.slots import SLOTS, BootControl, Slot
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from recovery.bootcontrol.recorded import RecordStore
 
 BOOT_DIRECTORY = "run/orbital/boot"
 # dirsync: directory entries reach the disk in the order in which they are made.
@@ -23,10 +27,37 @@ def open_boot_control(config: DeviceConfig, root: Path = Path("/")) -> BootContr
         from recovery.bootcontrol.systemd_boot import SystemdBoot
 
         return SystemdBoot(boot_partition(config, root), verified_slot(config, root))
+    if config.boot_control in ("grub", "u-boot", "tryboot"):
+        from recovery.bootcontrol.recorded import Recorded
+
+        return Recorded(_record_store(config, root), verified_slot(config, root))
     raise BootControlError(
         f"cannot drive boot control {config.boot_control!r}",
-        resolution="known: systemd-boot; check boot_control in the board's manifest",
+        details="known: grub, systemd-boot, tryboot, u-boot",
+        resolution="check boot_control in the board's manifest",
     )
+
+
+def _record_store(config: DeviceConfig, root: Path) -> RecordStore:
+    """Where the loader keeps its record of order and tries."""
+    try:
+        if config.boot_control == "tryboot":
+            from recovery.bootcontrol.tryboot import TrybootFile
+
+            numbers = {slot: partition_number(config.boot_slots[slot], root) for slot in SLOTS}
+            return TrybootFile(boot_partition(config, root), numbers, root)
+        environment = find_partition(config.environment, root)
+    except (OSError, OrbitalError) as error:
+        raise BootControlError(
+            "cannot find the boot control's record", details=str(error)
+        ) from error
+    if config.boot_control == "grub":
+        from recovery.bootcontrol.grub import GrubEnvironment
+
+        return GrubEnvironment(environment)
+    from recovery.bootcontrol.uboot import UbootEnvironment
+
+    return UbootEnvironment(environment)
 
 
 def boot_partition(config: DeviceConfig, root: Path = Path("/")) -> Path:
