@@ -1,0 +1,50 @@
+"""A board that is nothing but a file (docs/porting.md): boots, updates, and falls back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qemu.device import Device
+from qemu.lab import Lab
+from qemu.server import Server
+
+pytestmark = pytest.mark.boot
+
+BOARD = "qemu-x86_64-nvme"
+# No snapshot: QEMU cannot save the state of an NVMe controller.
+BOOT_SECONDS = 600
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    """The reference product on the other board."""
+    return Lab(tmp_path, board=BOARD)
+
+
+def test_a_board_of_data_alone_boots_updates_and_falls_back(
+    lab: Lab, server: Server, artifacts: Path
+) -> None:
+    """One machine for all: the factory's version, a good update, and one that panics."""
+    directory = artifacts / "machine"
+    directory.mkdir()
+    with lab.machine(directory) as machine:
+        device = Device(machine)
+        status = device.settle(BOOT_SECONDS)
+        assert (status["version"], status["slot"], status["committed"]) == ("1.0", "a", True)
+        disk = device.machine.run("lsblk -dno TRAN /dev/nvme0n1").output
+        assert disk.strip() == "nvme"
+
+        lab.offer("2.0")
+        device.update(server.url, "2.0")
+        status = device.restart(BOOT_SECONDS)
+        assert (status["version"], status["slot"], status["committed"]) == ("2.0", "b", True)
+        device.settle(300, when=lambda found: not found["on_probation"])
+
+        bad = lab.offer("3.0", "panic")
+        device.update(server.url, bad)
+        device.reboot()
+        status = device.settle(900, when=lambda found: bool(found["quarantined"]))
+        assert (status["version"], status["slot"], status["committed"]) == ("2.0", "b", True)
+        assert [item["version"] for item in status["quarantined"]] == [bad]
