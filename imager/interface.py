@@ -6,12 +6,13 @@ import msgspec
 
 from imager.package.elf import MACHINES, MAGIC, ElfFacts, read_elf
 from imager.tree import Tree
-from manifests.architectures import DEBIAN
+from manifests.architectures import DEBIAN, LOADERS
 from manifests.catalogue import Product
 from manifests.interface import FORMAT, OsInterface
 from manifests.problem import suggestion
 from recovery.errors import ManifestError
 
+_GLIBC = "libc.so.6"
 # Where Debian and others keep libraries (ld.so(8)); the first that has one counts.
 _LIBRARIES = ("usr/lib/*-linux-gnu*", "usr/lib64", "usr/lib")
 
@@ -31,7 +32,7 @@ def os_interface(product: Product, tree: Tree) -> OsInterface:
         architecture=board.architecture,
         libraries={
             soname: _versions(tree, soname, product)
-            for soname in sorted(manifest.interface.libraries)
+            for soname in sorted(_promised(product))
         },
         programs=tuple(
             _program(tree, path, product) for path in sorted(manifest.interface.programs)
@@ -43,6 +44,13 @@ def os_interface(product: Product, tree: Tree) -> OsInterface:
         ),
         packages={item.manifest.package: item.manifest.version for item in product.packages},
     )
+
+
+def _promised(product: Product) -> set[str]:
+    """Names of libraries. Who promises glibc promises its loader, whose name differs by board."""
+    libraries = set(product.manifest.interface.libraries)
+    loader = LOADERS.get(product.board.architecture)
+    return libraries | {loader} if loader and _GLIBC in libraries else libraries
 
 
 def encode_interface(interface: OsInterface) -> bytes:

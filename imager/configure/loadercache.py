@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 from imager.package.elf import MAGIC, read_elf
 from imager.tree import Tree
+from manifests.architectures import LOADERS
 
 _CACHE = "etc/ld.so.cache"
 _MAGIC = b"glibc-ld.so.cache1.1"
@@ -22,21 +23,17 @@ _HEADER, _ENTRY = struct.Struct("<20sIIB3xI12x"), struct.Struct("<iIIIQ")
 _EXTENSION = struct.Struct("<IIIIII")
 _EXTENSION_MAGIC = 0xEAA42174
 _GENERATOR = b"orbital"
-# Of each loader: FLAG_ELF_LIBC6 and the flag of its ABI (sysdeps/generic/ldconfig.h).
-_FLAGS = {
-    "ld-linux-x86-64.so.2": 0x0303,
-    "ld-linux-armhf.so.3": 0x0903,
-    "ld-linux-aarch64.so.1": 0x0A03,
-    "ld-linux-riscv64-lp64d.so.1": 0x1003,
-}
+# FLAG_ELF_LIBC6 and the flag of the architecture's ABI (sysdeps/generic/ldconfig.h).
+_FLAGS = {"x86_64": 0x0303, "aarch64": 0x0A03, "riscv64": 0x1003, "armhf": 0x0903}
 _LIBRARY = re.compile(r"(lib|ld-).*\.so")
 
 
 def write_loader_cache(tree: Tree) -> None:
     """Writes the cache; nothing when the tree has no loader that is known."""
-    flags = next((flag for name, flag in _FLAGS.items() if tree.glob(f"usr/lib/*/{name}")), 0)
-    if flags:
-        tree.file(_CACHE, encode_cache(dict(_libraries(tree)), flags))
+    libraries = dict(_libraries(tree))
+    for architecture, flags in _FLAGS.items():
+        if LOADERS[architecture] in libraries:
+            tree.file(_CACHE, encode_cache(libraries, flags))
 
 
 def encode_cache(libraries: dict[str, str], flags: int) -> bytes:
