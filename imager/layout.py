@@ -27,6 +27,13 @@ _ROLE_TYPES = {
     "environment": "0fc63daf-8483-4772-8e79-3d69d8477de4",
     "state": "4d21b016-b534-45c2-a9fb-5c16e091fd2d",
 }
+# Of the partition that firmware reads before any slot. BIOS: GRUB's core image (GRUB
+# manual, "BIOS installation"); others: a FAT (Microsoft basic data).
+_FIRMWARE_TYPES = {
+    "bios": "21686148-6449-6e6f-744e-656564454649",
+    "u-boot": "ebd0a0a2-b9e5-4433-87c0-68b6b72699c7",
+    "raspberry-pi": "ebd0a0a2-b9e5-4433-87c0-68b6b72699c7",
+}
 _NAMESPACE = uuid.UUID("9a1cbb4c-0b0e-5b52-9d0e-9c1f0d3d5a01")
 
 
@@ -86,12 +93,18 @@ def plan_layout(board: Board, size: int | None = None) -> DiskLayout:
     extents = []
     for part in board.layout.partitions:
         length = size - RESERVED - start if part.grow else part.size
-        kind = _ROOT_TYPES[board.architecture] if part.role == "slot" else _ROLE_TYPES[part.role]
-        extents.append(
-            Extent(part, start, length, kind, stable_uuid(board.board, "partition", part.label))
-        )
+        identity = stable_uuid(board.board, "partition", part.label)
+        extents.append(Extent(part, start, length, _type(board, part), identity))
         start += length
     return DiskLayout(size, stable_uuid(board.board, "disk"), tuple(extents))
+
+
+def _type(board: Board, part: Partition) -> str:
+    if part.role == "slot":
+        return _ROOT_TYPES[board.architecture]
+    if part.role == "firmware":
+        return _FIRMWARE_TYPES[board.firmware.kind]
+    return _ROLE_TYPES[part.role]
 
 
 def sfdisk_script(layout: DiskLayout) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from imager.firmware.grub import Grub
 from imager.firmware.kind import Firmware
 from imager.firmware.uefi import Uefi
 from manifests.board import Board
@@ -12,7 +13,9 @@ def firmware_of(board: Board) -> Firmware:
     """The board's kind of firmware. Raises ManifestError when images cannot be built for it."""
     if board.firmware.kind == "uefi":
         return Uefi()
+    if board.firmware.kind == "bios":
+        return Grub()
     raise ManifestError(
         f"cannot build for board {board.board}: firmware {board.firmware.kind} is not supported",
-        resolution="use a board with uefi firmware",
+        resolution="use a board with uefi or bios firmware",
     )
