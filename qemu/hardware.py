@@ -181,12 +181,15 @@ def _disk(hardware: Hardware, wiring: Wiring) -> list[str]:
     # write to a fresh cluster that was not flushed is lost with QEMU, as on a
     # disk with a volatile cache. werror/rerror: an injected error reaches the
     # guest instead of stopping the machine.
+    device = f"{hardware.disk},id={DISK},drive=image0,bootindex=1"
+    if not hardware.disk.startswith("nvme"):
+        # QEMU's NVMe controller always reports errors, and has no such property.
+        device += ",werror=report,rerror=report"
     return [
         "-blockdev",
         f"driver=file,node-name=file0,cache.no-flush=on,filename={quote(wiring.disk)}",
         *("-blockdev", "driver=qcow2,node-name=image0,file=file0,discard=unmap"),
-        "-device",
-        f"{hardware.disk},id={DISK},drive=image0,bootindex=1,werror=report,rerror=report",
+        *("-device", device),
     ]
 
 

@@ -47,6 +47,19 @@ def test_a_boards_devices_and_arguments_are_used() -> None:
     assert "-action" not in command
 
 
+def test_errors_of_any_disk_reach_the_guest() -> None:
+    virtio, nvme = (
+        next(value for value in option(command, "-device") if "drive=image0" in value)
+        for command in (
+            command_line(of_board(load_board(find("board", name))), WIRING)
+            for name in ("qemu-x86_64", "qemu-x86_64-nvme")
+        )
+    )
+    assert "werror=report,rerror=report" in virtio
+    # QEMU refuses to start an NVMe controller with these.
+    assert nvme == "nvme,serial=orbital,id=disk0,drive=image0,bootindex=1"
+
+
 def test_a_board_without_emulation_is_refused() -> None:
     with pytest.raises(MachineError, match="it has no section qemu"):
         of_board(msgspec.structs.replace(board(), qemu=None))
