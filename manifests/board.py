@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from manifests.fields import DebianPackage, KernelArgument, Module, Name, Summary, matching
-from manifests.problem import Path, Problem, listed
-from manifests.sizes import Size, size_text
+from manifests.fields import (
+    DebianPackage,
+    FileName,
+    KernelArgument,
+    Module,
+    Name,
+    Summary,
+    matching,
+)
+from manifests.sizes import Size
 from recovery.slots import SLOTS, Slot
 
 Architecture = Literal["x86_64", "aarch64", "riscv64", "armhf"]
 FirmwareKind = Literal["uefi", "bios", "u-boot", "raspberry-pi"]
 BootControlKind = Literal["systemd-boot", "grub", "u-boot", "tryboot"]
+BootStage = Literal["efi-driver", "loader", "firmware", "none"]
 Role = Literal["esp", "firmware", "boot", "environment", "slot", "state"]
 
 # Which boot control can work under which firmware, and what of the disk that
@@ -32,8 +39,12 @@ BOOT_ROLES: dict[FirmwareKind, Role] = {
     "u-boot": "firmware",
     "raspberry-pi": "firmware",
 }
-# Boot controls whose record is a partition of its own.
-_WITH_ENVIRONMENT: tuple[BootControlKind, ...] = ("grub", "u-boot")
+BOOT_STAGES: dict[FirmwareKind, tuple[BootStage, ...]] = {
+    "uefi": ("efi-driver", "none"),
+    "bios": ("loader", "none"),
+    "u-boot": ("loader", "none"),
+    "raspberry-pi": ("firmware", "none"),
+}
 ALIGNMENT = 1 << 20
 """Partitions start and end on whole MiB: flash erase blocks, and what sfdisk does."""
 
@@ -57,6 +68,18 @@ DeviceTree = Annotated[
 ]
 
 
+Console = Annotated[
+    str, matching(r"^[A-Za-z0-9]+(,[0-9]+[neo]?[78]?r?)?$", 'a console such as "ttyS0,115200"')
+]
+Archive = Annotated[
+    str,
+    matching(r"^([A-Za-z0-9_.+~-]+/)*[A-Za-z0-9_.+~-]+\.deb$", "a relative path that ends in .deb"),
+]
+ConfigLine = Annotated[
+    str, matching(r"^[ -~]{1,98}$", "one line of at most 98 printable characters")
+]
+
+
 class Firmware(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What starts the boot loader.
 
@@ -72,6 +95,8 @@ class Kernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The kernel and its modules.
 
     package: Debian package of the kernel.
+    archive: the package itself, where it is not Debian's: a .deb file of the board's
+        maker, a path from the folder of the board file.
     initramfs_modules: loaded by the initramfs in this order (after the watchdog's,
         each with what it needs) so that the root can be found and mounted.
     modules: kept in the image (each with what it needs); all others are dropped.
@@ -86,6 +111,7 @@ class Kernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     modules: tuple[Module, ...] = ()
     command_line: tuple[KernelArgument, ...] = ()
     device_tree: DeviceTree | None = None
+    archive: Archive | None = None
 
 
 class Watchdog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,8 +121,8 @@ class Watchdog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeout_parameter: the module's parameter that sets the timeout.
     timeout_seconds: how long the hardware waits before it resets the machine.
     boot_stage: what arms it before the kernel runs: efi-driver (a driver that
-        systemd-boot loads), loader (the commands of GRUB or U-Boot); none leaves hangs
-        before the driver is loaded to a person.
+        systemd-boot loads), loader (the commands of GRUB or U-Boot), firmware (of the
+        Raspberry Pi); none leaves hangs before the driver is loaded to a person.
     """
 
     driver: Module
@@ -104,7 +130,7 @@ class Watchdog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeout_seconds: Annotated[
         int, Meta(ge=10, le=1000, extra={"expected": "seconds from 10 to 1000"})
     ]
-    boot_stage: Literal["efi-driver", "loader", "none"] = "none"
+    boot_stage: BootStage = "none"
 
 
 class Partition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -113,6 +139,8 @@ class Partition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     label: GPT partition label, unique on the disk; Linux finds the partition by it.
     role: what it is for.
     size: bytes; a whole number of MiB.
+    start: bytes from the start of the disk, where the hardware wants it there; without
+        it, the partition follows the one before (the first one begins at 1MiB).
     slot: which slot it holds, with role slot; whose boot artifact, with role boot.
     grow: whether the first boot extends it to the end of the disk; only the last.
     """
@@ -120,6 +148,7 @@ class Partition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     label: Label
     role: Role
     size: Size
+    start: Size | None = None
     slot: Slot | None = None
     grow: bool = False
 
@@ -150,6 +179,24 @@ class UBoot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     artifact_address: Address
     scratch_address: Address
     watchdog_commands: tuple[str, ...] = ()
+
+
+class RaspberryPi(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the firmware of a Raspberry Pi reads from each slot's boot partition.
+
+    package: Debian package (section non-free-firmware) with the firmware's second
+        stage; absent where the EEPROM holds all of it.
+    files: which of its files.
+    config: lines for config.txt, after the imager's own.
+    without_updates: build although the kernel cannot ask the firmware for a try
+        (tryboot), as Debian's cannot: the device never starts an update. For bringing
+        a board up.
+    """
+
+    package: DebianPackage | None = None
+    files: tuple[FileName, ...] = ()
+    config: tuple[ConfigLine, ...] = ()
+    without_updates: bool = False
 
 
 class Qemu(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -193,10 +240,11 @@ class Board(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     architecture: of its CPU.
     firmware: what starts the boot loader.
     boot_control: what counts tries and chooses the slot.
-    console: device of the serial console, e.g. ttyS0.
+    console: the serial console, e.g. ttyS0, with its speed where the driver does not know it.
     kernel: the kernel and its modules.
     watchdog: the hardware watchdog; absent when there is none.
     u_boot: how U-Boot starts a slot; with firmware u-boot only.
+    raspberry_pi: what its firmware reads; with firmware raspberry-pi only.
     layout: the disk.
     qemu: how to emulate it; absent when that is not possible.
     """
@@ -206,11 +254,12 @@ class Board(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     architecture: Architecture
     firmware: Firmware
     boot_control: BootControlKind
-    console: Module
+    console: Console
     kernel: Kernel
     layout: Layout
     watchdog: Watchdog | None = None
     u_boot: UBoot | None = None
+    raspberry_pi: RaspberryPi | None = None
     qemu: Qemu | None = None
 
     @property
@@ -252,147 +301,3 @@ class Board(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def slot_labels(self) -> dict[str, str]:
         """Partition label of each slot."""
         return {slot: self.slot_partition(slot).label for slot in SLOTS}
-
-
-def board_problems(board: Board) -> Iterator[Problem]:
-    """What is wrong with a board whose values have the right types."""
-    yield from _boot_problems(board)
-    yield from _partition_problems(board.layout.partitions)
-    yield from _role_problems(board)
-
-
-def _boot_problems(board: Board) -> Iterator[Problem]:
-    kind = board.firmware.kind
-    allowed = BOOT_CONTROLS[kind]
-    if board.boot_control not in allowed:
-        yield Problem(
-            ("boot_control",),
-            f"{listed(allowed)} with firmware {kind}",
-            f'"{board.boot_control}"',
-            f"change boot_control or firmware.kind; {kind} firmware starts {listed(allowed)}",
-        )
-    if board.firmware.secure_boot and kind != "uefi":
-        yield Problem(
-            ("firmware", "secure_boot"),
-            f"false with firmware {kind}",
-            "true",
-            "Secure Boot is a feature of UEFI firmware; remove secure_boot",
-        )
-    if board.watchdog and board.watchdog.boot_stage == "efi-driver" and kind != "uefi":
-        yield Problem(
-            ("watchdog", "boot_stage"),
-            f"none with firmware {kind}",
-            '"efi-driver"',
-            "only UEFI firmware loads EFI drivers; set boot_stage: none",
-        )
-    if board.watchdog and board.watchdog.boot_stage == "loader" and kind not in ("bios", "u-boot"):
-        yield Problem(
-            ("watchdog", "boot_stage"),
-            f"efi-driver or none with firmware {kind}" if kind == "uefi" else "none",
-            '"loader"',
-            "only GRUB and U-Boot run commands of the board before the kernel",
-        )
-    if (board.u_boot is not None) != (kind == "u-boot"):
-        yield Problem(
-            ("u_boot",),
-            "a section u_boot" if kind == "u-boot" else f"no section with firmware {kind}",
-            "nothing" if board.u_boot is None else "one",
-            "describe where U-Boot finds the disk and memory" if kind == "u-boot" else "remove it",
-        )
-    if board.qemu and board.qemu.watchdog_device and not board.watchdog:
-        yield Problem(
-            ("qemu", "watchdog_device"),
-            "no watchdog device on a board without a watchdog",
-            f'"{board.qemu.watchdog_device}"',
-            "describe it under watchdog, or remove watchdog_device",
-        )
-
-
-def _partition_problems(partitions: tuple[Partition, ...]) -> Iterator[Problem]:
-    """Problems of single partitions and their labels."""
-    labels: set[str] = set()
-    for number, part in enumerate(partitions):
-        place: Path = ("layout", "partitions", number)
-        if part.label in labels:
-            yield Problem(
-                (*place, "label"),
-                "a label that no other partition has",
-                f'"{part.label}" a second time',
-                "partitions are found by label; rename one of them",
-            )
-        labels.add(part.label)
-        if part.size == 0 or part.size % ALIGNMENT:
-            yield Problem(
-                (*place, "size"),
-                "a whole number of MiB, at least 1MiB",
-                f'"{size_text(part.size)}"',
-                f'write for example "{size_text(max(1, -(-part.size // ALIGNMENT)) * ALIGNMENT)}"',
-            )
-        if part.grow and number != len(partitions) - 1:
-            yield Problem(
-                (*place, "grow"),
-                "true only on the last partition",
-                f'true on "{part.label}", which others follow',
-                "move this partition to the end of the list, or remove grow",
-            )
-        has_slot = part.role in ("slot", "boot")
-        if has_slot != (part.slot is not None):
-            yield Problem(
-                (*place, "slot"),
-                "slot: a or b" if has_slot else f"no slot with role {part.role}",
-                "nothing" if part.slot is None else f'"{part.slot}"',
-                'add "slot: a" or "slot: b"' if has_slot else "remove the key slot",
-            )
-
-
-def _role_problems(board: Board) -> Iterator[Problem]:
-    """Problems of the partitions as a set: each role as often as it must be there."""
-    partitions = board.layout.partitions
-    place: Path = ("layout", "partitions")
-    wanted: dict[Role, int] = {"state": 1, "environment": 0, "esp": 0, "firmware": 0}
-    wanted[BOOT_ROLES[board.firmware.kind]] = 1
-    if board.boot_control in _WITH_ENVIRONMENT:
-        wanted["environment"] = 1
-    for role, count in wanted.items():
-        found = sum(part.role == role for part in partitions)
-        if found != count:
-            yield Problem(
-                place,
-                f"{count or 'no'} partition with role {role}"
-                f" (firmware {board.firmware.kind}, boot control {board.boot_control})",
-                str(found or "none"),
-                f"{'add' if found < count else 'remove'} a partition with role {role}",
-            )
-    yield from _pair_problems(board, "slot", wanted=True)
-    yield from _pair_problems(board, "boot", wanted=board.firmware.kind != "uefi")
-
-
-def _pair_problems(board: Board, role: Role, *, wanted: bool) -> Iterator[Problem]:
-    """Problems of the two partitions with the role, one for each slot, if they are wanted."""
-    partitions = board.layout.partitions
-    place: Path = ("layout", "partitions")
-    pair = [part for part in partitions if part.role == role]
-    if not wanted:
-        if pair:
-            yield Problem(
-                place,
-                f"no partition with role {role} with firmware {board.firmware.kind}",
-                listed([part.label for part in pair]),
-                "UEFI boot artifacts are files on the esp; remove these partitions",
-            )
-        return
-    what = "slots" if role == "slot" else "boot partitions"
-    if sorted(part.slot or "" for part in pair) != list(SLOTS):
-        yield Problem(
-            place,
-            f"exactly two {what}, a and b",
-            " and ".join(part.slot or "one without a name" for part in pair) or "none",
-            f"describe one partition with slot: a and one with slot: b, both with role: {role}",
-        )
-    elif pair[0].size != pair[1].size:
-        yield Problem(
-            (*place, partitions.index(pair[1]), "size"),
-            f'"{size_text(pair[0].size)}", the size of {pair[0].label}',
-            f'"{size_text(pair[1].size)}"',
-            f"an image must fit in either slot; make both {what} as large",
-        )

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import msgspec
 
-from manifests.board import Board, board_problems
+from manifests.board import Board
+from manifests.board_problems import board_problems
 from manifests.document import load_document, read_document, refuse
 from manifests.health import HealthCheck
 from manifests.package import (

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifests.board import Board, board_problems
+from manifests.board import Board
+from manifests.board_problems import board_problems
 from manifests.document import MAX_BYTES, load_document, parse_document
 from manifests.package import SystemPackage
 from manifests.system import SystemManifest, system_problems
