@@ -63,6 +63,12 @@ _DOWNLOAD_SYSTEM = (
     'mkdir "$1"/' + ARCHIVES + ' && APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get --yes '
     '-o Dir::Cache::archives="$1"/' + ARCHIVES + " --download-only install '?essential' {names}"
 )
+# A kernel without what Debian would make its initramfs with.
+_DOWNLOAD_KERNEL = (
+    'mkdir "$1"/' + ARCHIVES + ' && cd "$1"/' + ARCHIVES + " && "
+    'export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" && apt-get download {name} '
+    "$(apt-cache depends {name} | sed -n 's/^ *Depends: \\(linux-image-[^ ]*\\)$/\\1/p')"
+)
 
 
 def bootstrap(
@@ -141,6 +147,30 @@ def download_system(
         *mirror.sources(release),
     ]
     _run(command, output, epoch, mirror, packages)
+
+
+def download_kernel(
+    package: str,
+    output: Path,
+    *,
+    mirror: Mirror,
+    epoch: int,
+    architecture: str = "amd64",
+    release: str = RELEASE,
+) -> None:
+    """Writes a tar with the archives of a kernel package and, if it names another, of that one.
+
+    linux-image-amd64 is empty: it depends on the newest linux-image-VERSION-amd64.
+    The tar is as of `download_system`; errors are as of `bootstrap`.
+    """
+    command = [
+        *_common("custom", architecture),
+        f"--extract-hook={_DOWNLOAD_KERNEL.format(name=shlex.quote(package))}",
+        release,
+        str(output),
+        *mirror.sources(release),
+    ]
+    _run(command, output, epoch, mirror, [package])
 
 
 def _common(variant: str, architecture: str) -> list[str]:

@@ -6,6 +6,7 @@ Comes from the board's Debian package, unpacked only: nothing of it runs here.
 from __future__ import annotations
 
 import lzma
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,13 +21,14 @@ from imager.mirror import Mirror, find_mirror
 from imager.modules import ModuleIndex, parse_index
 from imager.tools import Tools
 from imager.tree import Tree
+from imager.unpack import read_debs, unpack
 from manifests.architectures import DEBIAN
 from manifests.board import Board
 from recovery.errors import ManifestError, ToolError
 
 _INDEX_FILES = ("modules.dep", "modules.softdep", "modules.alias", "modules.builtin")
 # Raise when what `prepare_kernel` keeps of the package changes.
-_VERSION = 1
+_VERSION = 2
 # Made by the kernel's build, not by depmod; depmod needs them.
 _ORDER_FILES = ("modules.builtin", "modules.builtin.modinfo", "modules.order")
 
@@ -134,15 +136,20 @@ def prepare_kernel(
 
     def build(directory: Path) -> None:
         fetched = directory / "kernel.tar"
-        bootstrap.bootstrap(
-            [board.kernel.package],
+        bootstrap.download_kernel(
+            board.kernel.package,
             fetched,
             mirror=mirror or find_mirror(),
             epoch=EPOCH,
             architecture=DEBIAN[board.architecture],
         )
-        _unpack(Tree.from_tar(fetched), directory, board)
+        archives = Tree.from_tar(fetched)
+        found = archives.glob(f"{bootstrap.ARCHIVES}/*.deb")
+        debs = read_debs((archives.read(path) for path in found), directory / "parts")
         fetched.unlink()
+        _unpack(unpack(debs), directory, board)
+        shutil.rmtree(directory / "parts")
+        (directory / LOCK_MEMBER).write_text(format_lock(deb.package for deb in debs))
         version = (directory / "version").read_text()
         tools.run("depmod", "-b", directory, version)
 
@@ -169,8 +176,6 @@ def _unpack(tree: Tree, directory: Path, board: Board) -> None:
     (directory / "version").write_text(version)
     (directory / "vmlinuz").write_bytes(tree.read(images[0]))
     (directory / "config").write_bytes(tree.read(f"boot/config-{version}"))
-    lock = parse_lock(tree.read(LOCK_MEMBER).decode())
-    (directory / LOCK_MEMBER).write_text(format_lock(lock))
     if board.kernel.device_tree:
         top = f"usr/lib/linux-image-{version}/"
         data = tree.read(top + board.kernel.device_tree)
