@@ -13,8 +13,9 @@
 
 Format: GRUB manual, "The GRUB environment block"; a backslash in a value
 escapes itself or a newline (grub-core/lib/envblk.c). GRUB's save_env can only
-change a block whose padding is whole, so ours ends like GRUB's own. An absent
-count is 0: an older version did not write it.
+change a block whose padding is whole, so ours ends like GRUB's own. There is no
+checksum that GRUB could test: a copy counts only with all seven variables, each
+once, each with a value that is allowed.
 """
 
 from __future__ import annotations
@@ -46,7 +47,6 @@ _ALLOWED: dict[bytes, tuple[bytes, ...]] = {
     b"orbital_b_good": _TRUTH,
     b"orbital_end": (b"1",),
 }
-_NEEDED = (b"orbital_env", b"orbital_order", b"orbital_end")
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def decode(data: bytes) -> Block:
             raise ValueError(f"{name.decode()} is not as allowed")
         else:
             values[name] = value
-    for name in _NEEDED:
+    for name in _ALLOWED:
         if name not in values:
             raise ValueError(f"{name.decode()} is absent")
     return Block(
@@ -112,7 +112,5 @@ def encode(block: Block) -> bytes:
 
 
 def _count(values: dict[bytes, bytes], slot: bytes) -> Count:
-    return Count(
-        left=int(values.get(b"orbital_%s_left" % slot, b"0")),
-        good=values.get(b"orbital_%s_good" % slot, b"0") == b"1",
-    )
+    left, good = values[b"orbital_%s_left" % slot], values[b"orbital_%s_good" % slot]
+    return Count(left=int(left), good=good == b"1")

@@ -47,7 +47,7 @@ def _record_store(config: DeviceConfig, root: Path) -> RecordStore:
             numbers = {slot: partition_number(config.boot_slots[slot], root) for slot in SLOTS}
             return TrybootFile(boot_partition(config, root), numbers, root)
         environment = find_partition(config.environment, root)
-    except (OSError, OrbitalError) as error:
+    except (OSError, KeyError, OrbitalError) as error:
         raise BootControlError(
             "cannot find the boot control's record", details=str(error)
         ) from error

@@ -24,12 +24,8 @@ from recovery.device import DeviceConfig
 from recovery.errors import BootControlError
 from recovery.slots import SLOTS, BootControl, Slot, SlotState, other_slot
 from tests.recovery.builders import EXHAUSTED, NO_ENTRY, SUCCESSFUL, counting
-from tests.recovery.loaders import BENCHES, Bench, FakeBench, make_esp
+from tests.recovery.loaders import BENCHES, MEMORY, Bench, FakeBench, make_esp
 from tests.recovery.powercut import power_cut
-
-
-# Where fsync costs nothing, if there is such a place.
-MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 @pytest.fixture
@@ -364,6 +360,57 @@ def test_nothing_is_written_when_the_running_slot_is_in_doubt(tmp_path: Path) ->
     root = fake_root(tmp_path, "a", "root-b")
     with pytest.raises(BootControlError, match="cannot trust the running slot"):
         verified_slot(CONFIG, root)
+
+
+def with_partitions(root: Path) -> Path:
+    """The running slot b, and a disk with every partition that a board may have."""
+    fake_root(root, "b", "root-b")
+    (root / "dev").mkdir()
+    for number, label in enumerate(("firmware", "boot-a", "boot-b", "environment"), 1):
+        block = root / f"sys/class/block/mmcblk0p{number}"
+        block.mkdir(parents=True)
+        (block / "uevent").write_text(f"PARTN={number}\nPARTNAME={label}\n")
+    return root
+
+
+@pytest.mark.parametrize("kind", ["grub", "u-boot"])
+def test_a_record_in_a_partition_is_found_by_its_label(kind: str, tmp_path: Path) -> None:
+    root = with_partitions(tmp_path)
+    environment = root / "dev/mmcblk0p4"
+    (root / "bench").mkdir()
+    BENCHES[kind](root / "bench")
+    (root / "bench/environment").rename(environment)
+    config = dataclasses.replace(CONFIG, boot_control=kind, environment="environment")
+    control = open_boot_control(config, root)
+    control.set_active("b", 2)
+    assert open_boot_control(config, root).slot_state("b") == counting(2)
+    assert control.current_slot() == "b"
+
+
+def test_tryboot_is_opened_with_the_numbers_of_its_boot_partitions(tmp_path: Path) -> None:
+    root = with_partitions(tmp_path)
+    config = dataclasses.replace(
+        CONFIG,
+        boot_control="tryboot",
+        boot_partition="firmware",
+        boot_slots={"a": "boot-a", "b": "boot-b"},
+    )
+    file = root / BOOT_DIRECTORY / "autoboot.txt"
+    file.write_text("[all]\ntryboot_a_b=1\nboot_partition=2\n[tryboot]\nboot_partition=3\n")
+    control = open_boot_control(config, root)
+    assert control.active_slot() == "a"
+    control.mark_successful("b")
+    control.mark_unbootable("a")
+    assert "[all]\ntryboot_a_b=1\nboot_partition=3\n" in file.read_text()
+
+
+@pytest.mark.parametrize("kind", ["grub", "u-boot", "tryboot"])
+def test_a_record_that_cannot_be_found_is_an_error(kind: str, tmp_path: Path) -> None:
+    root = fake_root(tmp_path, "b", "root-b")
+    (root / "sys/class/block").mkdir(parents=True)
+    config = dataclasses.replace(CONFIG, boot_control=kind, environment="environment")
+    with pytest.raises(BootControlError, match="cannot find the boot control's record"):
+        open_boot_control(config, root)
 
 
 def test_an_unknown_loader_is_refused(tmp_path: Path) -> None:
