@@ -51,6 +51,8 @@ PACKAGES = (
     "u-boot-tools",
     "zstd",
 )
+# Data of other architectures, of which nothing runs here: Debian architecture to packages.
+FOREIGN: Mapping[str, tuple[str, ...]] = {"arm64": ("systemd-boot-efi",)}
 # Wrapped programs: name and path in the tree. Several names may share a path
 # (kmod, lld and mtools look at the name they are called by).
 PROGRAMS: Mapping[str, str] = {
@@ -173,21 +175,30 @@ def prepare_tools(cache: Cache, mirror: Mirror | None = None, *, refresh: bool =
     """
 
     def build(directory: Path) -> None:
-        archive = directory / "tools.tar"
-        bootstrap(
-            PACKAGES, archive, mirror=mirror or find_mirror(), variant="extract", epoch=_EPOCH
-        )
         tree = directory / "tree"
-        _unpack(archive, tree)
-        archive.unlink()
-        lines = sorted(set((tree / LOCK_MEMBER).read_text().splitlines()))
-        (directory / LOCK_MEMBER).write_text("".join(f"{line}\n" for line in lines))
+        tree.mkdir()
+        lines: set[str] = set()
+        for architecture, packages in {"amd64": PACKAGES, **FOREIGN}.items():
+            archive = directory / f"{architecture}.tar"
+            bootstrap(
+                packages,
+                archive,
+                mirror=mirror or find_mirror(),
+                epoch=_EPOCH,
+                architecture=architecture,
+            )
+            _unpack(archive, tree)
+            archive.unlink()
+            lines.update((tree / LOCK_MEMBER).read_text().splitlines())
+            (tree / LOCK_MEMBER).unlink()
+        (directory / LOCK_MEMBER).write_text("".join(f"{line}\n" for line in sorted(lines)))
         _write_wrappers(directory)
         tools = Tools(directory)
         # ukify and virt-fw-vars start in half the time with their modules compiled.
         tools.run("python3", "-m", "compileall", "-q", tree / "usr/lib/python3", check=False)
 
     inputs: dict[str, str | int] = {"version": _VERSION, "packages": " ".join(PACKAGES)}
+    inputs["foreign"] = repr(sorted(FOREIGN.items()))
     inputs["programs"] = repr(sorted(PROGRAMS.items()))
     inputs["wrapper"] = _WRAPPER
     inputs["bootstrap"] = VERSION
@@ -196,7 +207,6 @@ def prepare_tools(cache: Cache, mirror: Mirror | None = None, *, refresh: bool =
 
 def _unpack(archive: Path, tree: Path) -> None:
     """Unpacks regular files, directories and links; as nobody in particular, without devices."""
-    tree.mkdir()
     with tarfile.open(archive) as tar:
         for member in tar:
             if member.isdev():
