@@ -79,7 +79,9 @@ def plan_layout(board: Board, size: int | None = None) -> DiskLayout:
 
     Raises ManifestError when they do not fit.
     """
-    needed = 2 * RESERVED + sum(part.size for part in board.layout.partitions)
+    starts = _starts(board)
+    last = board.layout.partitions[-1]
+    needed = starts[-1] + last.size + RESERVED
     if size is None:
         size = needed
     size -= size % ALIGNMENT
@@ -89,20 +91,28 @@ def plan_layout(board: Board, size: int | None = None) -> DiskLayout:
             f" its partitions need {needed >> 20} MiB",
             resolution="choose a larger --size, or make partitions smaller in the board file",
         )
-    start = RESERVED
     extents = []
-    for part in board.layout.partitions:
+    for part, start in zip(board.layout.partitions, starts, strict=True):
         length = size - RESERVED - start if part.grow else part.size
         identity = stable_uuid(board.board, "partition", part.label)
         extents.append(Extent(part, start, length, _type(board, part), identity))
-        start += length
     return DiskLayout(size, stable_uuid(board.board, "disk"), tuple(extents))
+
+
+def _starts(board: Board) -> list[int]:
+    """Where each partition begins: after the one before, or where the board wants it."""
+    starts, end = [], RESERVED
+    for part in board.layout.partitions:
+        starts.append(end if part.start is None else part.start)
+        end = starts[-1] + part.size
+    return starts
 
 
 def _type(board: Board, part: Partition) -> str:
     if part.role == "slot":
         return _ROOT_TYPES[board.architecture]
-    if part.role == "firmware":
+    # The Raspberry Pi's EEPROM takes basic data and EFI system partitions only.
+    if part.role == "firmware" or (part.role == "boot" and board.firmware.kind == "raspberry-pi"):
         return _FIRMWARE_TYPES[board.firmware.kind]
     return _ROLE_TYPES[part.role]
 

@@ -26,16 +26,20 @@ _ONE_LINE = re.compile(r"^deb\s+(?:\[[^\]]*\]\s+)?(\S+)\s+(\S+)\s+\S")
 
 @dataclass(frozen=True)
 class Mirror:
-    """Where Debian's main archive and its security archive are. security may be empty."""
+    """Where Debian's main archive and its security archive are. security may be empty.
+
+    components: sections of the archive, separated by blanks.
+    """
 
     main: str
     security: str = ""
+    components: str = "main"
 
     def sources(self, release: str = RELEASE) -> list[str]:
         """One-line apt sources of the release from this mirror."""
-        lines = [f"deb {self.main} {release} main"]
+        lines = [f"deb {self.main} {release} {self.components}"]
         if self.security:
-            lines.append(f"deb {self.security} {release}-security main")
+            lines.append(f"deb {self.security} {release}-security {self.components}")
         return lines
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +21,8 @@ class Ingredients:
 
     linux: the kernel as Debian packs it. device_tree: of the board, None for the
     firmware's own. uname: the kernel's release. os_release: the image's, with
-    IMAGE_ID and IMAGE_VERSION. built: seconds since the epoch.
+    IMAGE_ID and IMAGE_VERSION. built: seconds since the epoch. firmware_files: by name,
+    as `imager.firmware_files` fetched them.
     """
 
     board: Board
@@ -32,6 +33,7 @@ class Ingredients:
     uname: str
     built: int
     device_tree: Path | None = None
+    firmware_files: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
