@@ -69,6 +69,11 @@ _DOWNLOAD_KERNEL = (
     'export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" && apt-get download {name} '
     "$(apt-cache depends {name} | sed -n 's/^ *Depends: \\(linux-image-[^ ]*\\)$/\\1/p')"
 )
+# Only upstream's archive: Debian's changes to it are for its build.
+_DOWNLOAD_SOURCE = (
+    'mkdir "$1"/' + ARCHIVES + ' && cd "$1"/' + ARCHIVES + " && "
+    'APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get source --download-only --tar-only {name}'
+)
 
 
 def bootstrap(
@@ -169,6 +174,25 @@ def download_kernel(
         release,
         str(output),
         *mirror.sources(release),
+    ]
+    _run(command, output, epoch, mirror, [package])
+
+
+def download_source(
+    package: str, output: Path, *, mirror: Mirror, epoch: int, release: str = RELEASE
+) -> None:
+    """Writes a tar with the upstream archive of a source package, `ARCHIVES`/*.orig.tar.*.
+
+    It is checked by apt against the mirror's signed index; errors are as of `bootstrap`.
+    """
+    sources = mirror.sources(release)
+    command = [
+        *_common("custom", "amd64"),
+        f"--extract-hook={_DOWNLOAD_SOURCE.format(name=shlex.quote(package))}",
+        release,
+        str(output),
+        *sources,
+        *(line.replace("deb ", "deb-src ", 1) for line in sources),
     ]
     _run(command, output, epoch, mirror, [package])
 

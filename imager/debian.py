@@ -27,6 +27,7 @@ from imager.archive import write_tar
 from imager.bootstrap import EXCLUDED, LOCK_MEMBER
 from imager.cache import Cache, Input
 from imager.configure.base import configure
+from imager.crossbuild import build_missing, split_missing
 from imager.deb import read_package
 from imager.lock import DebianPackage, format_lock, parse_lock
 from imager.mirror import Mirror, find_mirror
@@ -87,29 +88,39 @@ def prepare_base(
 
 
 def _debian(product: Product, cache: Cache, mirror: Mirror | None, refresh: bool) -> Path:
-    archives = _fetch(product, cache, mirror, refresh)
+    architecture = DEBIAN[product.board.architecture]
+    packages, missing = split_missing(product.debian_packages, architecture)
+    archives = _fetch(packages, architecture, cache, mirror, refresh)
+    built = [
+        build_missing(item, architecture, cache, mirror=mirror, refresh=refresh) for item in missing
+    ]
 
     def build(directory: Path) -> None:
         parts = directory / "parts"
         debs = read_debs((path.read_bytes() for path in sorted(archives.glob("*.deb"))), parts)
         content = unpack(debs, EXCLUDED)
         configure(content, debs, EPOCH)
+        known = [deb.package for deb in debs]
+        for extra, package in built:
+            content.merge(extra)
+            known.append(package)
         write_tar(content, directory / "base.tar", EPOCH)
         shutil.rmtree(parts)
-        (directory / LOCK_MEMBER).write_text(format_lock(deb.package for deb in debs))
+        (directory / LOCK_MEMBER).write_text(format_lock(known))
 
     inputs: dict[str, Input] = {
         "archives": archives / LOCK_MEMBER,
+        "built": [repr(package) for _, package in built],
         "excluded": " ".join(EXCLUDED),
         "code": [*_MODULES, Path(str(configuration.__file__)).parent],
     }
     return cache.stage("base", inputs, build)
 
 
-def _fetch(product: Product, cache: Cache, mirror: Mirror | None, refresh: bool) -> Path:
+def _fetch(
+    packages: tuple[str, ...], architecture: str, cache: Cache, mirror: Mirror | None, refresh: bool
+) -> Path:
     """Stage "debian": SHA256.deb of each package; packages.lock says what they are."""
-    packages = product.debian_packages
-    architecture = DEBIAN[product.board.architecture]
 
     def build(directory: Path) -> None:
         fetched = directory / "fetched.tar"
