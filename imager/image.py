@@ -33,6 +33,7 @@ from imager.command_line import command_line
 from imager.debian import BaseSystem, prepare_base
 from imager.firmware.choose import firmware_of
 from imager.firmware.kind import Ingredients
+from imager.firmware_files import FirmwareFiles, prepare_firmware_files
 from imager.initramfs import initramfs_tree, write_initramfs
 from imager.interface import encode_interface, os_interface
 from imager.kernel import Kernel, prepare_kernel
@@ -90,12 +91,15 @@ def build_image(product: Product, output: Path, workshop: Workshop) -> Path:
         mirror=workshop.mirror,
         refresh=workshop.refresh,
     )
+    files = prepare_firmware_files(
+        product.board, workshop.cache, mirror=workshop.mirror, refresh=workshop.refresh
+    )
     root_stage = _root(product, base, kernel, workshop)
     initramfs = _initramfs(product, base, kernel, workshop)
-    artifact = _boot_artifact(product, kernel, root_stage, initramfs, workshop)
+    artifact = _boot_artifact(product, kernel, files, (root_stage, initramfs), workshop)
     loader = _loader(product, workshop)
     _check_sizes(product, root_stage, (artifact, loader))
-    sbom = _sbom(product, base, kernel, workshop)
+    sbom = _sbom(product, base, kernel, files, workshop)
     return _publish(product, (root_stage, artifact, loader), sbom, output, workshop)
 
 
@@ -176,9 +180,14 @@ def _initramfs(product: Product, base: BaseSystem, kernel: Kernel, workshop: Wor
 
 
 def _boot_artifact(
-    product: Product, kernel: Kernel, root_stage: Path, initramfs: Path, workshop: Workshop
+    product: Product,
+    kernel: Kernel,
+    files: FirmwareFiles,
+    stages: tuple[Path, Path],
+    workshop: Workshop,
 ) -> Path:
     """Stage "boot": boot.img, from kernel, initramfs and command line."""
+    root_stage, initramfs = stages
     board, facts = product.board, read_facts(root_stage)
     firmware = firmware_of(board)
     ingredients = Ingredients(
@@ -195,6 +204,7 @@ def _boot_artifact(
         uname=kernel.version,
         built=workshop.built,
         device_tree=kernel.device_tree(board.kernel.device_tree),
+        firmware_files=files.files,
     )
 
     def build(directory: Path) -> None:
@@ -210,6 +220,7 @@ def _boot_artifact(
         "os-release": ingredients.os_release,
         "built": workshop.built,
         "device-tree": ingredients.device_tree or "",
+        "firmware-files": dict(files.files),
         "tools": workshop.tools.lock,
         **firmware.artifact_inputs(workshop.signer),
     }
@@ -232,14 +243,20 @@ def _loader(product: Product, workshop: Workshop) -> Path:
     return workshop.cache.stage("loader", inputs, build)
 
 
-def _sbom(product: Product, base: BaseSystem, kernel: Kernel, workshop: Workshop) -> bytes:
+def _sbom(
+    product: Product, base: BaseSystem, kernel: Kernel, files: FirmwareFiles, workshop: Workshop
+) -> bytes:
     """The bill of materials, from what was fetched for root image and boot partition."""
     tools_packages = parse_lock(workshop.tools.lock.read_text())
     from_tools = firmware_of(product.board).packages
     return make_sbom(
         product,
         root=strip.kept_packages(base.packages, product),
-        boot=[*kernel.packages, *(item for item in tools_packages if item.name in from_tools)],
+        boot=[
+            *kernel.packages,
+            *files.packages,
+            *(item for item in tools_packages if item.name in from_tools),
+        ],
         built=workshop.built,
     )
 

@@ -131,22 +131,14 @@ def prepare_kernel(
 ) -> Kernel:
     """The board's kernel, from the cache or fetched now.
 
-    Raises what `imager.bootstrap.bootstrap` raises; ToolError when the package has no kernel.
+    Raises what `imager.bootstrap.bootstrap` raises; ToolError when the package has no kernel;
+    ManifestError when kernel.archive is not there.
     """
+    own = None if board.kernel.archive is None else Path(board.kernel.archive)
 
     def build(directory: Path) -> None:
-        fetched = directory / "kernel.tar"
-        bootstrap.download_kernel(
-            board.kernel.package,
-            fetched,
-            mirror=mirror or find_mirror(),
-            epoch=EPOCH,
-            architecture=DEBIAN[board.architecture],
-        )
-        archives = Tree.from_tar(fetched)
-        found = archives.glob(f"{bootstrap.ARCHIVES}/*.deb")
-        debs = read_debs((archives.read(path) for path in found), directory / "parts")
-        fetched.unlink()
+        archives = [own.read_bytes()] if own else _fetch(board, directory, mirror)
+        debs = read_debs(archives, directory / "parts")
         _unpack(unpack(debs), directory, board)
         shutil.rmtree(directory / "parts")
         (directory / LOCK_MEMBER).write_text(format_lock(deb.package for deb in debs))
@@ -160,8 +152,32 @@ def prepare_kernel(
     }
     if board.kernel.device_tree:
         inputs["device-tree"] = board.kernel.device_tree
+    if own:
+        if not own.is_file():
+            raise ManifestError(
+                f"cannot find the kernel of board {board.board}: there is no {own}",
+                details=f"{board.kernel.package} is not Debian's; its maker publishes it",
+                resolution="put the maker's .deb file there, or change kernel.archive",
+            )
+        inputs["archive"] = own
     directory = cache.stage("kernel", inputs, build, refresh=refresh)
     return Kernel(directory, (directory / "version").read_text(), tools, cache)
+
+
+def _fetch(board: Board, directory: Path, mirror: Mirror | None) -> list[bytes]:
+    """The archives of Debian's package."""
+    fetched = directory / "kernel.tar"
+    bootstrap.download_kernel(
+        board.kernel.package,
+        fetched,
+        mirror=mirror or find_mirror(),
+        epoch=EPOCH,
+        architecture=DEBIAN[board.architecture],
+    )
+    archives = Tree.from_tar(fetched)
+    found = [archives.read(path) for path in archives.glob(f"{bootstrap.ARCHIVES}/*.deb")]
+    fetched.unlink()
+    return found
 
 
 def _unpack(tree: Tree, directory: Path, board: Board) -> None:
@@ -182,7 +198,8 @@ def _unpack(tree: Tree, directory: Path, board: Board) -> None:
         target = directory / "device-trees" / board.kernel.device_tree
         target.parent.mkdir(parents=True)
         target.write_bytes(data)
-    for path in tree.glob(f"usr/lib/modules/{version}/**"):
+    # Other makers' packages may not know the merged /usr.
+    for path in tree.glob(f"usr/lib/modules/{version}/**") + tree.glob(f"lib/modules/{version}/**"):
         entry = tree.get(path)
         if entry is not None and entry.kind == "file":
             target = directory / path.removeprefix("usr/")

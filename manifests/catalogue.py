@@ -138,8 +138,13 @@ def load_system(path: Path) -> SystemManifest:
 
 
 def load_board(path: Path) -> Board:
-    """Reads one board. Raises ManifestError."""
-    return load_document(path, Board, board_problems)
+    """Reads one board; kernel.archive becomes absolute. Raises ManifestError."""
+    board = load_document(path, Board, board_problems)
+    if board.kernel.archive is None:
+        return board
+    archive = str(path.resolve().parent / board.kernel.archive)
+    kernel = msgspec.structs.replace(board.kernel, archive=archive)
+    return msgspec.structs.replace(board, kernel=kernel)
 
 
 def load_package(path: Path) -> PackageSource:
