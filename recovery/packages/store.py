@@ -62,7 +62,7 @@ class Store:
         version: "" for any. Raises TrustError, StateError; OSError when the
         image cannot be read (an altered block).
         """
-        known = self._manifests.get(digest)
+        known = self._known(digest)
         if known is None:
             publisher = self.verify(digest, package)
             self.mount(digest)
@@ -75,7 +75,7 @@ class Store:
 
     def manifest(self, digest: str) -> model.Package:
         """The manifest of an image whose name nobody has told. Raises as `open`."""
-        known = self._manifests.get(digest)
+        known = self._known(digest)
         if known is not None:
             return known[0]
         path = self.paths.stored(digest)
@@ -110,6 +110,10 @@ class Store:
             target.mkdir(parents=True, exist_ok=True)
             mountapi.attach(mountapi.erofs(self.paths.stored(digest)), target)
         return target
+
+    def _known(self, digest: str) -> tuple[model.Package, str] | None:
+        """What was read of an image, as long as the mount that was verified then is there."""
+        return self._manifests.get(digest) if self.is_mounted(digest) else None
 
     def _read(self, digest: str, package: str) -> model.Package:
         path = self.paths.image(digest) / model.MANIFEST

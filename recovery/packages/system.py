@@ -1,15 +1,16 @@
 """The running system as packages change it: systemd, the bus, mounts (`host.PackageHost`).
 
-Programs are started through `recovery.process`; there is one `systemctl` for
-all units of a step, since each costs more than most steps themselves.
+systemd is asked over its own socket (`manager`), one connection for each step;
+programs are started through `recovery.process`.
 """
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from recovery import process
-from recovery.errors import RefusedError, StateError
+from recovery.errors import RefusedError, StateError, ToolError
 from recovery.generations import GenerationStore
 from recovery.packages import (
     capabilities,
@@ -26,6 +27,7 @@ from recovery.packages.activate import Activator
 from recovery.packages.active import load_active
 from recovery.packages.boot import tell
 from recovery.packages.checking import Checking
+from recovery.packages.manager import Manager, UnitRefusedError
 from recovery.packages.paths import Paths
 from recovery.packages.store import Store
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
     from recovery.generations import Generation, PackageEntry
     from recovery.packages.host import Activation
+    from recovery.packages.manager import Verb
     from recovery.packages.model import Package
 
 _JOB_SECONDS = 300
@@ -52,11 +55,14 @@ class SystemHost:
         self.policy = capabilities.load(root)
         self.publishers = trust.load(root)
         self.notes: list[str] = []
+        # An image that was verified and is still mounted is not verified again; an
+        # activation verifies all of its own.
+        self._store = Store(self.paths, self.publishers)
 
     def manifest(self, digest: str) -> Package:
         """The manifest of an image in the store, verified first. Raises TrustError, StateError."""
         try:
-            package = self._store().manifest(digest)
+            package = self._store.manifest(digest)
         except OSError as error:
             raise StateError(f"cannot read image {digest}: {error}") from error
         names.check_manifest(package)
@@ -70,7 +76,8 @@ class SystemHost:
         activation, changes = activator.run()
         self.notes = activator.notes
         if changes.units:
-            process.run(["systemctl", "daemon-reload"], timeout=_RELOAD_SECONDS)
+            with self._systemd() as manager:
+                manager.reload()
         if changes.bus:
             bus = "org.freedesktop.DBus"
             process.run(
@@ -78,26 +85,32 @@ class SystemHost:
                 timeout=_RELOAD_SECONDS,
             )
         if changes.restart and before is not None:
-            process.run(
-                ["systemctl", "try-restart", *changes.restart], timeout=_JOB_SECONDS, check=False
-            )
+            self._run("TryRestartUnit", changes.restart)
         tell(self.paths, changes, self.who)
         return activation
 
     def stop(self, packages: Collection[str]) -> None:
         """Stops the services of these packages, dependents first; returns when they have ended."""
-        patterns = [f"orbital.{name}.*" for name in reversed(self._ordered(packages))]
-        if patterns:
-            process.run(["systemctl", "stop", *patterns], timeout=_JOB_SECONDS)
+        order = list(reversed(self._ordered(packages)))
+        if not order:
+            return
+        with self._systemd() as manager:
+            units = [
+                unit.name
+                for unit in manager.loaded([f"orbital.{name}.*" for name in order])
+                if unit.job or unit.active not in ("inactive", "failed")
+            ]
+            # Jobs begin when they are asked for: After= orders only those that wait.
+            units.sort(key=lambda unit: order.index(unit.split(".")[1]))
+            jobs = {manager.enqueue("StopUnit", unit): unit for unit in units}
+            results = manager.finish(jobs, _JOB_SECONDS)
+        left = sorted(f"{jobs[job]}: {why}" for job, why in results.items() if why != "done")
+        if left:
+            raise ToolError("cannot stop services", details="; ".join(left))
 
     def start(self, packages: Collection[str]) -> None:
         """Starts what may start of these packages; returns when the jobs are over."""
-        units = self._units(packages)
-        if not units:
-            return
-        # Starts of an earlier version must not count against this one.
-        process.run(["systemctl", "reset-failed", *units], timeout=_JOB_SECONDS, check=False)
-        process.run(["systemctl", "start", *units], timeout=_JOB_SECONDS, check=False)
+        self._run("StartUnit", self._units(packages))
 
     def check(self, packages: Collection[str]) -> dict[str, str]:
         """Waits for the checks of these packages' services; why by package, if they failed."""
@@ -115,7 +128,8 @@ class SystemHost:
                 for service in self._mounted(item.digest).services
             }
             wanted += [(item.name, services[unit]) for unit in item.units if unit in services]
-        return {**Checking(wanted).run(), **failures}
+        with self._systemd() as manager:
+            return {**Checking(manager, wanted).run(), **failures}
 
     def migrate(self, entry: PackageEntry, source: int, target: int) -> None:
         """Runs the declared migrations on the entry's state layer, with its image's programs."""
@@ -203,7 +217,7 @@ class SystemHost:
     def _ready(self, entry: PackageEntry) -> plans.Ready:
         """The entry's package with its view, made if the present set does not have it."""
         names.check_entry(entry)
-        store = self._store()
+        store = self._store
         package = store.open(entry.digest, entry.name, entry.version)
         names.check_manifest(package)
         for digest in entry.uses:
@@ -242,6 +256,24 @@ class SystemHost:
             add(name, ())
         return [name for name in found if name in packages] + sorted(set(packages) - set(found))
 
+    def _systemd(self) -> Manager:
+        return Manager(self.paths.root)
+
+    def _run(self, verb: Verb, units: Sequence[str]) -> None:
+        """Returns when systemd has done it, or could not: their states tell."""
+        if not units:
+            return
+        with self._systemd() as manager:
+            jobs = []
+            for unit in units:
+                if verb == "StartUnit":
+                    # Starts of an earlier version must not count against this one.
+                    with contextlib.suppress(UnitRefusedError):
+                        manager.reset_failed(unit)
+                with contextlib.suppress(UnitRefusedError):
+                    jobs.append(manager.enqueue(verb, unit))
+            manager.finish(jobs, _JOB_SECONDS)
+
     def _units(self, packages: Collection[str]) -> list[str]:
         active = load_active(self.paths)
         known = {item.name: item for item in active.packages} if active is not None else {}
@@ -258,6 +290,3 @@ class SystemHost:
 
     def _generation(self, number: int | None) -> Generation | None:
         return GenerationStore(self.paths.state).load(number) if number is not None else None
-
-    def _store(self) -> Store:
-        return Store(self.paths, self.publishers)
