@@ -23,23 +23,21 @@ from pathlib import Path
 from imager import archive
 from imager.archive import write_cpio
 from imager.cache import Input
+from imager.firmware.grub_environment import factory_environment
 from imager.firmware.kind import Factory, Ingredients
 from imager.layout import SECTOR
 from imager.signing import PeSigner
 from imager.tools import Tools
 from imager.tree import Tree
 from manifests.board import Board
-from recovery.bootcontrol import grubenv
-from recovery.bootcontrol.copies import OFFSETS
-from recovery.bootcontrol.recorded import GOOD, Record
 from recovery.errors import ManifestError
-from recovery.slots import SLOTS, Slot
+from recovery.slots import SLOTS
 
 SCRIPT = Path(__file__).with_name("grub.cfg")
 _MODULES = "usr/lib/grub/i386-pc"
-# What the scripts use: disk and partitions, the archives, commands, the machine.
+# What the scripts use: disk, partitions and what is in them, commands, the machine.
 _NEEDED = (
-    *("biosdisk", "part_gpt", "memdisk", "newc"),
+    *("biosdisk", "part_gpt", "memdisk", "newc", "iso9660"),
     *("configfile", "echo", "loadenv", "normal", "regexp", "terminal", "test", "true"),
     *("boot", "linux", "memrw", "reboot", "serial", "setpci"),
 )
@@ -197,16 +195,6 @@ def _watchdog_ticks(board: Board) -> str:
             resolution="set watchdog.boot_stage: none, or teach it to imager/firmware/grub.cfg",
         )
     return f"{watchdog.timeout_seconds * 1024 // 2:#x}"
-
-
-def factory_environment(slot: Slot) -> bytes:
-    """The partition `environment` of a new device: both copies, the slot good, no other one."""
-    start = Record((slot,), a=GOOD) if slot == "a" else Record((slot,), b=GOOD)
-    copy = grubenv.encode(grubenv.Block(start))
-    image = bytearray(OFFSETS[1] + len(copy))
-    for offset in OFFSETS:
-        image[offset : offset + len(copy)] = copy
-    return bytes(image)
 
 
 def placed_core(core: bytes, first: int) -> bytes:

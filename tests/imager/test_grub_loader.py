@@ -14,7 +14,8 @@ import msgspec
 import pytest
 
 from imager.archive import write_cpio
-from imager.firmware.grub import Grub, factory_environment, placed_boot_code, placed_core
+from imager.firmware.grub import Grub, placed_boot_code, placed_core
+from imager.firmware.grub_environment import factory_environment
 from imager.firmware.kind import Ingredients
 from imager.layout import DiskLayout, plan_layout, sfdisk_script
 from imager.signing import PeSigner, load_pe_signer
@@ -103,7 +104,7 @@ def boot(bench: Bench, tmp_path: Path) -> Boot:
         contents = {"a": STARTS, "b": STARTS} if slots is None else slots
         with bench.disk.open("r+b") as disk:
             disk.seek(extents["environment"].start)
-            disk.write(environment.ljust(extents["environment"].size, b"\0"))
+            disk.write(environment)
             for slot in ("a", "b"):
                 content = contents.get(slot, b"")
                 disk.seek(bench.layout.extent(f"boot-{slot}").start)
@@ -156,9 +157,10 @@ def _on(value: bool) -> str:
 
 
 def _copies(first: bytes, second: bytes | None = None) -> bytes:
-    image = bytearray(SECOND + 512)
+    """The factory's partition `environment` with these records."""
+    image = bytearray(factory_environment("a").ljust(loaders.ENVIRONMENT_SIZE, b"\0"))
     image[:512] = first
-    image[SECOND:] = first if second is None else second
+    image[SECOND : SECOND + 512] = first if second is None else second
     return bytes(image)
 
 
@@ -177,7 +179,7 @@ def _changed(sector: bytes, old: bytes, new: bytes) -> bytes:
 
 NEW, OLD = _sector(_trial(3)), _sector(Record(("a",), a=GOOD))
 RECORDS: Mapping[str, bytes] = {
-    "factory": factory_environment("a"),
+    "factory": _copies(OLD),
     "trial-of-b": _copies(NEW),
     "most-tries": _copies(_sector(_trial(7))),
     "last-try": _copies(_sector(_trial(1))),
@@ -191,9 +193,9 @@ RECORDS: Mapping[str, bytes] = {
     "first-copy-not-allowed": _copies(_changed(NEW, b"b_left=3", b"b_left=9"), NEW),
     "first-copy-without-end": _copies(_changed(OLD, b"orbital_end=1\n", b""), NEW),
     "second-copy-torn": _copies(NEW, bytes(512)),
-    "lost": bytes(SECOND + 512),
+    "lost": _copies(bytes(512)),
     "others": _copies(_sector(_trial(2), b"timeout=5\n", b"orbital_disk=hd7\n", b"root=hd9\n")),
-    "older-without-counts": _copies(
+    "without-counts": _copies(
         _changed(OLD, b"orbital_b_left=0\norbital_a_good=1\norbital_b_good=0\n", b"")
     ),
 }
@@ -201,7 +203,7 @@ RECORDS: Mapping[str, bytes] = {
 
 @pytest.mark.parametrize("name", RECORDS)
 def test_what_starts_and_what_is_written_is_what_the_model_says(boot: Boot, name: str) -> None:
-    before = RECORDS[name].ljust(loaders.ENVIRONMENT_SIZE, b"\0")
+    before = RECORDS[name]
     expected = loaders.grub(before)
     outcome = boot(before)
     after = bytearray(before)
@@ -227,7 +229,7 @@ def test_when_nothing_is_counted_the_next_slot_starts_instead(
 ) -> None:
     outcome = boot(RECORDS[name], {only: STARTS})
     assert outcome.started == [only]
-    assert outcome.environment.startswith(RECORDS[name])
+    assert outcome.environment == RECORDS[name]
 
 
 def test_with_no_slot_to_load_the_machine_is_reset(boot: Boot) -> None:
@@ -259,7 +261,14 @@ def test_where_tries_cannot_be_counted_a_good_slot_is_preferred(boot: Boot, good
     outcome = boot(_copies(_sector(record)), read_only=True)
     assert outcome.started == ["a" if good else "b"]
     assert "cannot count tries" in outcome.console
-    assert outcome.environment.startswith(_copies(_sector(record)))
+
+
+def test_a_record_that_is_no_file_any_more_is_still_read(boot: Boot) -> None:
+    environment = RECORDS["cut-between-copies"]
+    outcome = boot(environment[: 16 * 2048] + bytes(2048) + environment[17 * 2048 :])
+    # b is on trial, which only copy 0 says; a is good.
+    assert "slot b is on trial" in outcome.console
+    assert outcome.started == ["a"]
 
 
 def test_a_hang_before_the_kernel_ends_in_a_reset(boot: Boot) -> None:
