@@ -45,11 +45,12 @@ from imager.segments import LEVEL, cut
 from imager.signing import PeSigner
 from imager.tools import Tools
 from manifests import capabilities, convert
+from manifests.board_problems import Contents, size_problems
 from manifests.capabilities import known_capabilities
 from manifests.catalogue import Product
+from manifests.document import read_document, refuse
 from manifests.index import OsIndex, Stream
 from recovery.device import encode
-from recovery.errors import ManifestError
 from recovery.reporter import Reporter
 
 
@@ -310,22 +311,15 @@ def _boot_modules(product: Product) -> list[str]:
 
 def _check_sizes(product: Product, root_stage: Path, boot_stages: tuple[Path, Path]) -> None:
     """The image must fit its board: now, not when a device refuses it."""
-    board = product.board
-    slot = board.slot_partition("a")
-    size = (root_stage / "root.img").stat().st_size
-    if size > slot.size:
-        raise ManifestError(
-            f"cannot build {product.name}: its root image does not fit a slot",
-            details=f"{-(-size >> 20)} MiB; {slot.label} of board {board.board} has {slot.size}",
-            resolution="drop packages, set image.compression, or enlarge the slots of the board",
-        )
     artifact, loader = boot_stages
-    size = (artifact / "boot.img").stat().st_size
     beside = sum(path.stat().st_size for path in loader.iterdir())
-    room = firmware_of(board).room_for_artifact(board, beside)
-    if size > room:
-        raise ManifestError(
-            f"cannot build {product.name}: its boot artifact does not fit",
-            details=f"it has {-(-size >> 20)} MiB, the board has room for {max(0, room) >> 20}",
-            resolution="drop initramfs modules, or enlarge the boot partitions of the board",
-        )
+    contents = Contents(
+        name=product.name,
+        root=(root_stage / "root.img").stat().st_size,
+        boot=(artifact / "boot.img").stat().st_size,
+        room=firmware_of(product.board).room_for_artifact(product.board, beside),
+    )
+    problems = list(size_problems(product.board, contents))
+    if problems:
+        board_file = product.files[1]
+        refuse(str(board_file), read_document(board_file), problems)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from manifests.board import (
     ALIGNMENT,
@@ -199,3 +200,42 @@ def _pair_problems(board: Board, role: Role, *, wanted: bool) -> Iterator[Proble
             f'"{size_text(pair[1].size)}"',
             f"an image must fit in either slot; make both {what} as large",
         )
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What an image puts on the board, in bytes. room: what its boot artifact may have."""
+
+    name: str
+    root: int
+    boot: int
+    room: int
+
+
+def size_problems(board: Board, contents: Contents) -> Iterator[Problem]:
+    """What of the board is too small for an image."""
+    places = board.layout.partitions
+    slot = board.slot_partition("a")
+    if contents.root > slot.size:
+        needed = _whole(contents.root)
+        yield Problem(
+            ("layout", "partitions", places.index(slot), "size"),
+            f'at least "{needed}", for the root image of {contents.name}',
+            f'"{size_text(slot.size)}"',
+            f'write "{needed}" or more for both slots, drop packages, or set image.compression',
+        )
+    if contents.boot > contents.room:
+        part = board.boot_slot_partition("a") if board.boot_slot_labels else board.boot_partition
+        # An ESP holds three artifacts.
+        missing = contents.boot - contents.room
+        needed = _whole(part.size + missing * (1 if board.boot_slot_labels else 3))
+        yield Problem(
+            ("layout", "partitions", places.index(part), "size"),
+            f'at least "{needed}", for the boot artifact of {contents.name}',
+            f'"{size_text(part.size)}"',
+            f'write "{needed}" or more, or drop initramfs modules',
+        )
+
+
+def _whole(size: int) -> str:
+    return size_text(-(-size // ALIGNMENT) * ALIGNMENT)

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 
+from imager.builddir import open_build
 from manifests.board import Board
+from manifests.board_problems import Contents, size_problems
 from manifests.catalogue import find, load_board, names
-from manifests.checking import check_document
+from manifests.checking import Checked, check_document
+from manifests.document import read_document, refuse
 from manifests.sizes import Size, size_text
 from orbital.checked import print_checked
 from orbital.output import Output
+from recovery.errors import ManifestError
+
+_HEADINGS = ("BOARD", "ARCHITECTURE", "FIRMWARE", "BOOT CONTROL", "WATCHDOG", "QEMU", "SUMMARY")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the commands of the group."""
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     listing = commands.add_parser(
-        "list", help="list all boards", description="Lists the boards in boards/."
+        "list",
+        help="list all boards",
+        description="Lists the boards in boards/: firmware, what counts tries and chooses the "
+        "slot, hardware watchdog, and whether QEMU can boot it (orbital qemu).",
     )
     listing.set_defaults(handler=_list)
     check = commands.add_parser(
@@ -27,6 +37,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="check boards for mistakes",
         description="Checks boards: every mistake is named with file, line, key and fix. "
         "Exits with 3 when there is one.",
+    )
+    check.add_argument(
+        "--image",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="BUILD",
+        help="also check that what this build directory holds fits the slots of the board; "
+        "may be repeated",
     )
     check.add_argument(
         "board", nargs="*", metavar="BOARD", help="name or YAML file; without one, all boards"
@@ -44,17 +63,71 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _list(args: argparse.Namespace, output: Output) -> int:  # noqa: ARG001
     boards = [load_board(find("board", name)) for name in names("board")]
     rows = [
-        (board.board, board.architecture, board.boot_control, board.summary) for board in boards
+        {
+            "board": board.board,
+            "architecture": board.architecture,
+            "firmware": board.firmware.kind,
+            "boot_control": board.boot_control,
+            "watchdog": board.watchdog.driver if board.watchdog else None,
+            "qemu": board.qemu is not None,
+            "summary": board.summary,
+        }
+        for board in boards
     ]
-    keys = ("board", "architecture", "boot_control", "summary")
-    data = {"boards": [dict(zip(keys, row, strict=True)) for row in rows]}
-    output.result(data, _columns(rows))
+    output.result({"boards": rows}, _columns([_HEADINGS, *(_cells(row) for row in rows)]))
     return 0
 
 
+def _cells(row: Mapping[str, object]) -> list[str]:
+    """A row of the listing for people."""
+    return [
+        ("yes" if value else "no") if isinstance(value, bool) else str(value or "none")
+        for value in row.values()
+    ]
+
+
 def _check(args: argparse.Namespace, output: Output) -> int:
-    wanted = args.board or names("board")
-    return print_checked([check_document(find("board", name)) for name in wanted], output)
+    files = [find("board", name) for name in args.board or names("board")]
+    checked = [check_document(file) for file in files]
+    checked += [_fitting(build, files) for build in args.image]
+    return print_checked(checked, output)
+
+
+def _fitting(build: Path, files: Sequence[Path]) -> Checked:
+    """Whether the build directory fits its board, which must be one of those files."""
+    from imager.firmware.choose import firmware_of
+
+    kind = "image"
+    try:
+        image = open_build(build)
+        name = image.index.board
+        board_file = next((file for file in files if _name(file) == name), None)
+        if board_file is None:
+            raise ManifestError(
+                f"cannot check {build}: it is for board {name}, which is none of those checked",
+                resolution=f"check {name}, or build the image for another board",
+            )
+        board = load_board(board_file)
+        loader = build / "loader"
+        beside = sum(path.stat().st_size for path in loader.iterdir()) if loader.is_dir() else 0
+        contents = Contents(
+            name=build.name,
+            root=image.root_image.stat().st_size,
+            boot=image.boot_artifact.stat().st_size,
+            room=firmware_of(board).room_for_artifact(board, beside),
+        )
+        refuse(str(board_file), read_document(board_file), list(size_problems(board, contents)))
+    except ManifestError as error:
+        return Checked(build, kind, error)
+    return Checked(build, kind)
+
+
+def _name(file: Path) -> str:
+    """The board's name as its file says it, or "" when that cannot be read."""
+    try:
+        return load_board(file).board
+    except ManifestError:
+        return ""
 
 
 def _show(args: argparse.Namespace, output: Output) -> int:
