@@ -338,6 +338,9 @@ def _beside_trial(view: View, trial: Trial) -> Verdict:
             return FinishCommit(number, "the loader has it committed already")
         return DropTrial(number, "interrupted before it was armed")
     if loader.bootable:
+        if view.active != tried.slot:
+            # The loader's record was lost, and made again from what runs.
+            return DropTrial(number, "the loader's record of it was lost")
         if trial.armed_boot == view.boot_id:
             return Waiting(number, "starts at the next reboot")
         return Waiting(number, f"{loader.tries_left} tries left; starts at the next reboot")

@@ -154,14 +154,20 @@ def ping_watchdog() -> None:
 
 
 def loader_is_counting(root: Path) -> bool:
-    """Whether the loader grants this boot as a try; False when it cannot be asked."""
+    """Whether this boot is a try that leads back if it ends; False when nobody can say.
+
+    A slot that is counted while the other one cannot start would end here for ever.
+    """
     from recovery.bootcontrol.open import open_boot_control
     from recovery.device import load
     from recovery.errors import OrbitalError
+    from recovery.slots import other_slot
 
     try:
         boot_control = open_boot_control(load(root), root)
-        return boot_control.slot_state(boot_control.current_slot()).tries_left is not None
+        running = boot_control.current_slot()
+        way_back = boot_control.slot_state(other_slot(running)).bootable
+        return way_back and boot_control.slot_state(running).tries_left is not None
     except OrbitalError as error:
         say(str(error))
         return False

@@ -27,14 +27,15 @@ from recovery.packages.host import PackageHost
 from recovery.plan import give_up
 from recovery.rollback import request_rollback
 from recovery.service import Agent
-from recovery.slots import Slot, other_slot
+from recovery.slots import BootControl, Slot, other_slot
 from recovery.state import StateStore
 from recovery.steps import apply
 from recovery.trial import Image, cancel_trial, release_slot, start_trial
 from recovery.watch import ServiceState
 from tests.recovery.builders import POLICY, factory_store
+from tests.recovery.loaders import make_esp
 from tests.recovery.powercut import power_cut
-from tests.recovery.test_bootcontrol import CONFIG, make_esp
+from tests.recovery.test_bootcontrol import CONFIG
 
 HEALTHY = HealthCheck("uplink", "exec", 1, command=("/bin/true",))
 UNHEALTHY = HealthCheck("uplink", "exec", 1, command=("/bin/false",))
@@ -80,7 +81,7 @@ class Machine:
         return f"boot-{self.boots}"
 
     @property
-    def control(self) -> SystemdBoot:
+    def control(self) -> BootControl:
         return SystemdBoot(self.esp, self.slot)
 
     def load(self) -> Slot:
