@@ -28,10 +28,11 @@ _ROLE_TYPES = {
     "state": "4d21b016-b534-45c2-a9fb-5c16e091fd2d",
 }
 # Of the partition that firmware reads before any slot. BIOS: GRUB's core image (GRUB
-# manual, "BIOS installation"); others: a FAT (Microsoft basic data).
+# manual, "BIOS installation"); U-Boot: a FAT, whose type makes U-Boot look there first
+# (doc/develop/bootstd/overview.rst, part_get_bootable); others: a FAT (Microsoft basic data).
 _FIRMWARE_TYPES = {
     "bios": "21686148-6449-6e6f-744e-656564454649",
-    "u-boot": "ebd0a0a2-b9e5-4433-87c0-68b6b72699c7",
+    "u-boot": "c12a7328-f81f-11d2-ba4b-00a0c93ec93b",
     "raspberry-pi": "ebd0a0a2-b9e5-4433-87c0-68b6b72699c7",
 }
 _NAMESPACE = uuid.UUID("9a1cbb4c-0b0e-5b52-9d0e-9c1f0d3d5a01")
