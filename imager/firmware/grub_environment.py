@@ -1,95 +1,24 @@
-"""The partition `environment` for GRUB: two copies of the record, each also a file of GRUB's.
+"""The partition `environment` for GRUB, as the factory writes it.
 
-GRUB 2.12 reads any sector (`load_env --file (hd0,gpt2)0+1`), but writes only into files
-of a file system: `save_env` learns from it which sectors a file has, and lists of
-sectors do not tell. The smallest file system that leaves the record's sectors where
-they belong is ISO 9660: it begins at byte 32768, and a file may lie anywhere::
-
-    0       copy 0 of the record, the file COPY0
-    32768   primary volume descriptor, terminator, root directory, two path tables
-    65536   copy 1 of the record, the file COPY1
-
-Written at the factory and never again. Without it (a damaged sector) GRUB still reads
-the record but counts no tries, and `grub.cfg` starts a good slot.
-
-Format: ECMA-119, sections 6.8, 6.9, 8.3, 8.4 and 9.1.
+Two copies of the record in the file system that lets GRUB write them
+(recovery/bootcontrol/grubenv.py and grubfiles.py).
 """
 
 from __future__ import annotations
 
-import struct
-
-from recovery.bootcontrol import grubenv
+from recovery.bootcontrol import grubenv, grubfiles
 from recovery.bootcontrol.copies import OFFSETS
 from recovery.bootcontrol.recorded import GOOD, Record
 from recovery.slots import Slot
-
-_BLOCK = 2048
-# In blocks.
-_DESCRIPTOR, _TERMINATOR, _ROOT, _TABLE_LITTLE, _TABLE_BIG = range(16, 21)
-_DIRECTORY = 2
-# 1980-01-01: years since 1900, month, day, hour, minute, second, zone.
-_RECORDED = bytes((80, 1, 1, 0, 0, 0, 0))
-_NO_DATE = b"0" * 16 + b"\0"
 
 
 def factory_environment(slot: Slot) -> bytes:
     """The partition of a new device: the slot is good, there is no other one."""
     start = Record((slot,), a=GOOD) if slot == "a" else Record((slot,), b=GOOD)
     copy = grubenv.encode(grubenv.Block(start))
-    image = bytearray(OFFSETS[1] + _BLOCK)
+    image = bytearray(OFFSETS[1] + grubfiles.BLOCK)
+    files = grubfiles.file_system()
+    image[grubfiles.START : grubfiles.START + len(files)] = files
     for offset in OFFSETS:
         image[offset : offset + len(copy)] = copy
-    for block, content in _file_system(len(image) // _BLOCK).items():
-        image[block * _BLOCK : block * _BLOCK + len(content)] = content
     return bytes(image)
-
-
-def _file_system(blocks: int) -> dict[int, bytes]:
-    """Everything but the files' content, by block. blocks: of the whole."""
-    little, big = (struct.pack(f"{order}BBIHBx", 1, 0, _ROOT, 1, 0) for order in "<>")
-    files = b"".join(
-        _entry(b"COPY%d.;1" % number, offset // _BLOCK, grubenv.SIZE)
-        for number, offset in enumerate(OFFSETS)
-    )
-    itself, parent = (_entry(name, _ROOT, _BLOCK, _DIRECTORY) for name in (b"\0", b"\1"))
-    return {
-        _DESCRIPTOR: _primary_descriptor(blocks, len(little)),
-        _TERMINATOR: b"\xffCD001\x01",
-        _ROOT: itself + parent + files,
-        _TABLE_LITTLE: little,
-        _TABLE_BIG: big,
-    }
-
-
-def _primary_descriptor(blocks: int, path_table: int) -> bytes:
-    return b"".join(
-        (
-            b"\x01CD001\x01\0",
-            b" " * 32 + b"ORBITAL".ljust(32) + bytes(8),
-            _both32(blocks) + bytes(32),
-            # Volumes of the set, number in it.
-            _both16(1) + _both16(1) + _both16(_BLOCK),
-            _both32(path_table),
-            struct.pack("<II", _TABLE_LITTLE, 0) + struct.pack(">II", _TABLE_BIG, 0),
-            _entry(b"\0", _ROOT, _BLOCK, _DIRECTORY),
-            # Four names of 128 bytes, three of 37; four dates; version of the structure.
-            b" " * (4 * 128 + 3 * 37) + _NO_DATE * 4 + b"\1",
-        )
-    )
-
-
-def _entry(name: bytes, block: int, size: int, flags: int = 0) -> bytes:
-    """A directory record; its length is even."""
-    rest = _both32(block) + _both32(size) + _RECORDED + bytes((flags, 0, 0)) + _both16(1)
-    record = b"\0" + rest + bytes((len(name),)) + name
-    record += bytes((len(record) + 1) % 2)
-    return bytes((len(record) + 1,)) + record
-
-
-def _both16(number: int) -> bytes:
-    return struct.pack("<H", number) + struct.pack(">H", number)
-
-
-def _both32(number: int) -> bytes:
-    return struct.pack("<I", number) + struct.pack(">I", number)

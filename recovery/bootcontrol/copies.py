@@ -22,7 +22,7 @@ def read_copies(path: Path, size: int) -> tuple[bytes, bytes]:
     found, failed = [], ""
     for offset in OFFSETS:
         try:
-            found.append(_read(path, offset, size))
+            found.append(read_at(path, offset, size))
         except OSError as error:
             found.append(b"")
             failed = f"{path}: {error.strerror}"
@@ -35,19 +35,8 @@ def read_copies(path: Path, size: int) -> tuple[bytes, bytes]:
     return found[0], found[1]
 
 
-def write_copy(path: Path, copy: int, data: bytes) -> None:
-    """Writes copy 0 or 1, durably. Raises BootControlError."""
-    try:
-        durable.overwrite(path, OFFSETS[copy], data)
-    except OSError as error:
-        raise BootControlError(
-            f"cannot write copy {copy} of the boot control's record: {error.strerror}",
-            details=str(path),
-            resolution="check the disk; the other copy still counts",
-        ) from error
-
-
-def _read(path: Path, offset: int, size: int) -> bytes:
+def read_at(path: Path, offset: int, size: int) -> bytes:
+    """Up to size bytes at offset. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         found = b""
@@ -59,3 +48,15 @@ def _read(path: Path, offset: int, size: int) -> bytes:
         return found
     finally:
         os.close(fd)
+
+
+def write_copy(path: Path, copy: int, data: bytes) -> None:
+    """Writes copy 0 or 1, durably. Raises BootControlError."""
+    try:
+        durable.overwrite(path, OFFSETS[copy], data)
+    except OSError as error:
+        raise BootControlError(
+            f"cannot write copy {copy} of the boot control's record: {error.strerror}",
+            details=str(path),
+            resolution="check the disk; the other copy still counts",
+        ) from error

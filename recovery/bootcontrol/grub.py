@@ -8,17 +8,19 @@ durably, and then copy 1. A copy is one sector, so a power cut leaves:
   by `repair` or the next write;
 * a copy 0 that is torn all the same: the record before, from copy 1.
 
-GRUB cannot make a block whose signature is gone. When the record is lost it
+GRUB cannot make a block whose signature is gone, and writes only where the
+file system around the copies (`grubfiles`) is whole. When the record is lost it
 starts slot a, or b if that does not load, uncounted, until Linux has made the
-record again.
+record again. When it cannot count it starts a good slot rather than one on trial.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from recovery.bootcontrol import grubenv
-from recovery.bootcontrol.copies import read_copies, write_copy
+from recovery import durable
+from recovery.bootcontrol import grubenv, grubfiles
+from recovery.bootcontrol.copies import read_at, read_copies, write_copy
 from recovery.bootcontrol.grubenv import Block
 from recovery.bootcontrol.recorded import Record, counted_afresh
 from recovery.errors import BootControlError
@@ -59,11 +61,25 @@ class GrubEnvironment:
         return counted_afresh(current)
 
     def repair(self) -> None:
-        """Writes the copy that does not count like the one that does."""
+        """Writes the copy that does not count like the one that does, and the file system.
+
+        Cut in the file system: GRUB does not count and starts a good slot, which
+        repairs again.
+        """
         copies = read_copies(self._path, grubenv.SIZE)
         valid = [copy for copy, data in enumerate(copies) if _decoded(data) is not None]
         if valid and copies[0] != copies[1]:
             write_copy(self._path, 1 - valid[0], copies[valid[0]])
+        files = grubfiles.file_system()
+        try:
+            if read_at(self._path, grubfiles.START, len(files)) != files:
+                durable.overwrite(self._path, grubfiles.START, files)
+        except OSError as error:
+            raise BootControlError(
+                f"cannot repair the file system of GRUB's record: {error.strerror}",
+                details=str(self._path),
+                resolution="check the disk; without it GRUB starts no update",
+            ) from error
 
     def _block(self) -> Block | None:
         """The block that counts."""

@@ -105,7 +105,10 @@ class RecordStore(Protocol):
         """The record to begin with again when it is lost and slot current runs."""
 
     def repair(self) -> None:
-        """Makes a damaged copy again from the one that counts."""
+        """Makes damaged copies again from the one that counts, and what the loader needs besides.
+
+        Never changes what the record means.
+        """
 
 
 def counted_afresh(current: Slot) -> Record:
@@ -172,5 +175,4 @@ class Recorded:
         """Makes a damaged copy, or a lost record, again."""
         if self._store.load() is None:
             self._store.save(self._store.fresh(self._current))
-        else:
-            self._store.repair()
+        self._store.repair()

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from recovery.bootcontrol import autoboot, grubenv, ubootenv
+from imager.firmware.grub_environment import factory_environment
+from recovery.bootcontrol import autoboot, ubootenv
 from recovery.bootcontrol.fake import FakeBootControl
 from recovery.bootcontrol.grub import GrubEnvironment
 from recovery.bootcontrol.recorded import GOOD, Record, Recorded
@@ -53,22 +54,40 @@ _GRUB_NAMES = (
 
 
 def grub(environment: bytes) -> Start:
-    """Copy 0 if it is valid, else copy 1; counts in both, copy 0 first; else a, b, uncounted."""
+    """imager/firmware/grub.cfg: copy 0 if it is valid, else copy 1; counts in both.
+
+    Uncounted when the record is lost, or when it cannot write: then what is good first.
+    """
     blocks = [environment[at : at + 512] for at in (0, SECOND_COPY)]
-    variables = next((v for v in map(_load_env, blocks) if _grub_valid(v)), None)
-    if variables is None:
+    valid = [_grub_valid(_load_env(block)) for block in blocks]
+    if not any(valid):
         return Start(SLOTS)
+    counting = valid.index(True)
+    variables = _load_env(blocks[counting])
     order = _slots(variables["orbital_order"].split())
+    good = tuple(slot for slot in SLOTS if variables[f"orbital_{slot}_good"] == "1")
     for slot in order:
-        if variables[f"orbital_{slot}_good"] == "1":
-            return Start((slot,))
         left = int(variables[f"orbital_{slot}_left"])
+        if slot in good:
+            return Start((slot, *order))
         if left:
             variables[f"orbital_{slot}_left"] = str(left - 1)
             saved = [_save_env(block, variables) for block in blocks]
+            if not grub_can_write(environment) or not saved[counting]:
+                return Start((*good, *order))
             offsets = zip((0, SECOND_COPY), saved, strict=True)
             return Start((slot,), tuple((at, block) for at, block in offsets if block))
     return Start(order or SLOTS)
+
+
+def grub_can_write(environment: bytes) -> bool:
+    """Whether GRUB finds /copy0 and /copy1: ISO 9660, root directory in block 18."""
+    descriptor, root = environment[32768:34816], environment[36864:38912]
+    files = [root[at : at + 42] for at in (68, 110)]
+    return descriptor[:7] == b"\x01CD001\x01" and [
+        (int.from_bytes(entry[2:6], "little"), int.from_bytes(entry[10:14], "little"), entry[33:42])
+        for entry in files
+    ] == [(0, 512, b"COPY0.;1\0"), (32, 512, b"COPY1.;1\0")]
 
 
 def _load_env(block: bytes) -> dict[str, str]:
@@ -260,8 +279,7 @@ class GrubBench:
 
     def __init__(self, root: Path) -> None:
         self.path = root / "environment"
-        block = grubenv.encode(grubenv.Block(FACTORY))
-        self.path.write_bytes((block.ljust(SECOND_COPY, b"\0") + block).ljust(ENVIRONMENT_SIZE))
+        self.path.write_bytes(factory_environment("a").ljust(ENVIRONMENT_SIZE, b"\0"))
         self.current: Slot = "a"
 
     @property

@@ -28,6 +28,7 @@ from tests.recovery.loaders import (
     TrybootBench,
     UbootBench,
     grub,
+    grub_can_write,
     tryboot,
     uboot,
 )
@@ -461,7 +462,7 @@ def test_noise_never_raises_and_never_changes_what_is_valid(noise: bytes, start:
             bench.control.tidy()
             assert observed(bench.control) == before
             assert bench.boot() == "b"
-            # Over everything: something still starts, and Linux can begin again.
+            # Over everything, GRUB's file system included: Linux can begin again.
             bench.path.write_bytes((noise * 9).ljust(SECOND_COPY * 2, noise[:1] or b"\0"))
             assert observed(bench.control) == NO_RECORD
             bench.control.tidy()
@@ -600,6 +601,31 @@ def test_grub_counts_in_both_copies_and_keeps_one_that_it_cannot_write(memory: P
     start = grub(bench.path.read_bytes())
     assert [offset for offset, _ in start.writes] == [SECOND_COPY]
     assert start.slots == ("b",)
+
+
+def test_grub_that_cannot_count_starts_what_is_good_until_linux_has_repaired_it(
+    memory: Path,
+) -> None:
+    bench = GrubBench(memory)
+    bench.control.set_active("b", 2)
+    put(bench.path, 32768 + 4 * 1024, bytes(512))
+    assert not grub_can_write(bench.path.read_bytes())
+    assert bench.boot() == "a"
+    assert bench.control.slot_state("b") == counting(2)
+    bench.control.tidy()
+    assert bench.path.read_bytes()[: 5 * 2048] != bytes(5 * 2048)
+    assert bench.boot() == "b"
+    assert bench.control.slot_state("b") == counting(1)
+
+
+def test_a_wiped_grub_partition_is_made_again_as_the_factory_made_it(memory: Path) -> None:
+    bench = GrubBench(memory)
+    before = bench.path.read_bytes()
+    bench.path.write_bytes(bytes(len(before)))
+    bench.control.tidy()
+    bench.control.mark_successful("a")
+    bench.control.mark_unbootable("b")
+    assert bench.path.read_bytes() == before
 
 
 def test_a_successful_slot_is_started_without_any_write(redundant: RedundantBench) -> None:
