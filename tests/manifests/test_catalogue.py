@@ -159,7 +159,7 @@ def test_what_a_system_promises_and_refuses_is_checked(root: Path, more: str, br
 
 
 def test_a_board_that_the_system_is_not_made_for_is_refused(root: Path) -> None:
-    path = edit(gateway(root), "[qemu-x86_64]", "[other]")
+    path = edit(gateway(root), "hostname: gateway\n", "hostname: gateway\nboards: [other]\n")
     with pytest.raises(ManifestError) as caught:
         load_product("gateway", "qemu-x86_64", [root])
     assert caught.value.brief == (
@@ -167,9 +167,11 @@ def test_a_board_that_the_system_is_not_made_for_is_refused(root: Path) -> None:
     )
 
 
-def test_a_system_for_any_board_is_built_for_this_one(root: Path) -> None:
-    edit(gateway(root), "boards: [qemu-x86_64]\n", "")
-    assert load_product("gateway", "qemu-x86_64", [root]).board.board == "qemu-x86_64"
+def test_the_reference_system_is_for_every_board(root: Path) -> None:
+    known = names("board", [root])
+    assert {"qemu-x86_64", "raspberrypi-4"} <= set(known)
+    for name in known:
+        assert load_product("gateway", name, [root]).board.board == name
 
 
 @pytest.mark.parametrize(("kind", "name"), [("board", "qemu-x86"), ("system", "gatewy")])

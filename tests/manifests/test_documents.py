@@ -22,8 +22,11 @@ BOARD = (ROOT / "boards/qemu-x86_64.yaml").read_text(encoding="utf-8")
 GATEWAY = (ROOT / "manifests/systems/gateway.yaml").read_text(encoding="utf-8")
 PACKAGE = 'package: one\nversion: "1.0"\ntype: system\nsummary: A package\n'
 
+PI = (ROOT / "boards/raspberrypi-4.yaml").read_text(encoding="utf-8")
+
 MODELS: dict[str, tuple[str, type[msgspec.Struct], Any]] = {
     "board": (BOARD, Board, board_problems),
+    "pi": (PI, Board, board_problems),
     "system": (GATEWAY, SystemManifest, system_problems),
     "package": (PACKAGE, SystemPackage, None),
 }
@@ -58,7 +61,7 @@ def changed(kind: str, old: str, new: str) -> tuple[str, int]:
             "board", "summary:", "sumary:", 0,
             "sumary: expected a known key, got an unknown one",
             'did you mean "summary"? known keys: board, summary, architecture, firmware, '
-            "boot_control, console, kernel, layout, watchdog, u_boot, qemu",
+            "boot_control, console, kernel, layout, watchdog, u_boot, raspberry_pi, qemu",
             id="misspelt-required-key-is-one-mistake",
         ),
         pytest.param(
@@ -97,6 +100,66 @@ def changed(kind: str, old: str, new: str) -> tuple[str, int]:
             'boot_control: expected systemd-boot with firmware uefi, got "tryboot"',
             "change boot_control or firmware.kind; uefi firmware starts systemd-boot",
             id="boot-control-of-another-firmware",
+        ),
+        pytest.param(
+            "board", "kind: uefi", "kind: grub", 0,
+            'firmware.kind: expected bios, raspberry-pi, u-boot or uefi, got "grub"',
+            "allowed values: bios, raspberry-pi, u-boot, uefi",
+            id="unknown-firmware",
+        ),
+        pytest.param(
+            "board", "role: slot\n      slot: b",
+            "role: slot\n      start: 600MiB\n      slot: b", 1,
+            'layout.partitions[2].start: expected a whole number of MiB from 705MiB, where '
+            '"root-a" ends, got "600MiB"',
+            'partitions must not overlap; write "705MiB" or more, or remove start',
+            id="overlapping-partitions",
+        ),
+        pytest.param(
+            "board", "role: esp\n", "role: esp\n      start: 8KiB\n", 1,
+            'layout.partitions[0].start: expected a whole number of MiB from 1MiB, where the '
+            'partition table ends, got "8KiB"',
+            'partitions must not overlap; write "1MiB" or more, or remove start',
+            id="partition-in-the-partition-table",
+        ),
+        pytest.param(
+            "board", "boot_stage: efi-driver", "boot_stage: firmware", 0,
+            'watchdog.boot_stage: expected efi-driver or none with firmware uefi, got "firmware"',
+            "only the Raspberry Pi's firmware arms its watchdog by itself; choose efi-driver "
+            "or none",
+            id="watchdog-armed-by-another-firmware",
+        ),
+        pytest.param(
+            "board", "console: ttyS0", "console: /dev/ttyS0", 0,
+            'console: expected a console such as "ttyS0,115200", got "/dev/ttyS0"',
+            "",
+            id="console-with-a-path",
+        ),
+        pytest.param(
+            "pi", "boot_control: tryboot", "boot_control: grub", 0,
+            'boot_control: expected tryboot with firmware raspberry-pi, got "grub"',
+            "change boot_control or firmware.kind; raspberry-pi firmware starts tryboot",
+            id="boot-control-that-its-firmware-does-not-start",
+        ),
+        pytest.param(
+            "pi", "  package: raspi-firmware\n", "", -1,
+            "raspberry_pi.package: expected both package and files, or neither, got files alone",
+            "name the package that has the files, and the files to copy from it",
+            id="firmware-files-of-no-package",
+        ),
+        pytest.param(
+            "pi", "device_tree: broadcom", "device_tree: /broadcom", 0,
+            'kernel.device_tree: expected a relative path that ends in .dtb, got '
+            '"/broadcom/bcm2711-rpi-4-b.dtb"',
+            "",
+            id="device-tree-with-an-absolute-path",
+        ),
+        pytest.param(
+            "pi", "    - label: firmware\n      role: firmware\n      size: 64MiB\n", "", -2,
+            "layout.partitions: expected 1 partition with role firmware (firmware raspberry-pi, "
+            "boot control tryboot), got none",
+            "add a partition with role firmware",
+            id="no-partition-for-the-firmware",
         ),
         pytest.param(
             "board", "label: root-b", "label: root-a", 0,

@@ -78,4 +78,6 @@ def test_there_is_something_shipped_of_every_kind() -> None:
 
 def test_a_field_is_documented_by_its_own_struct_or_its_base() -> None:
     texts = field_texts(Board)
-    assert texts["console"] == "device of the serial console, e.g. ttyS0."
+    assert texts["console"] == (
+        "the serial console, e.g. ttyS0, with its speed where the driver does not know it."
+    )
