@@ -2,7 +2,8 @@
 
 Read from apt's sources (deb822 and one-line format, see sources.list(5)), so
 that a machine behind a local mirror uses it without being told. Overridden by
-``ORBITAL_MIRROR="URL"`` or ``ORBITAL_MIRROR="URL SECURITY_URL"``.
+``ORBITAL_MIRROR="URL"`` or ``ORBITAL_MIRROR="URL SECURITY_URL"``; "-" as the second
+is for a mirror whose security archive cannot be used: images then lack its updates.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def find_mirror(
     configured = _configured(apt_directory)
     if words:
         security = words[1] if len(words) > 1 else (configured.security if configured else "")
-        return Mirror(words[0], security)
+        return Mirror(words[0], "" if security == "-" else security)
     if configured is None:
         raise ToolError(
             "cannot find a Debian mirror",

@@ -70,6 +70,8 @@ def test_the_environment_wins_and_may_leave_security_to_the_machine(tmp_path: Pa
     assert one == Mirror("http://near.example/debian", "http://security.example/debian-security")
     both = find_mirror(directory, {"ORBITAL_MIRROR": "http://a.example/d http://b.example/s"})
     assert both == Mirror("http://a.example/d", "http://b.example/s")
+    # Only when asked for in so many words: updates of security are left out.
+    assert find_mirror(directory, {"ORBITAL_MIRROR": "http://a.example/d -"}).security == ""
 
 
 def test_an_unreachable_mirror_is_one_clear_error_without_output(tmp_path: Path) -> None:
