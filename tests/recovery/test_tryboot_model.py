@@ -186,7 +186,7 @@ def _updates_badly(pi: Pi) -> None:
 
 
 # Before the commit point, between it and the only try, in the try, after its verdict.
-OUTCOMES = {
+OUTCOMES: dict[Callable[[Pi], None], set[tuple[str, ...]]] = {
     _updates: {("1.0",), ("1.0", "interrupted"), ("1.0", "fell-back"), ("2.0", "committed")},
     _updates_badly: {
         ("1.0",), ("1.0", "interrupted"), ("1.0", "fell-back"), ("1.0", "rolled-back"),
