@@ -139,7 +139,10 @@ def _save_env(block: bytes, variables: dict[str, str]) -> bytes:
 
 
 def uboot(environment: bytes) -> Start:
-    """The newer valid copy; counts by writing the other one with the next flag."""
+    """imager/firmware/u_boot.cmd: the newer valid copy; counts by writing the other one.
+
+    When the record is lost: the order A B, 3 tries each, written to copy 0.
+    """
     size = 65536
     copies = [environment[at : at + size] for at in (0, SECOND_COPY)]
     valid = [zlib.crc32(c[5:]).to_bytes(4, "little") == c[:4] for c in copies]
@@ -162,7 +165,7 @@ def uboot(environment: bytes) -> Start:
     for slot in order:
         name = slot.upper()
         if variables.get(f"BOOT_{name}_GOOD") == "1":
-            return Start((slot,))
+            return Start((slot, *order))
         left = variables.get(f"BOOT_{name}_LEFT", "0")
         if re.fullmatch("[1-7]", left):
             variables[f"BOOT_{name}_LEFT"] = str(int(left) - 1)

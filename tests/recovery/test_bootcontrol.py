@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,8 @@ from hypothesis.stateful import (
 )
 
 from recovery.bootcontrol.open import BOOT_DIRECTORY, open_boot_control, verified_slot
-from recovery.device import DeviceConfig
+from recovery.device import DeviceConfig, decode, encode
+from recovery.early import loader_is_counting
 from recovery.errors import BootControlError
 from recovery.slots import SLOTS, BootControl, Slot, SlotState, other_slot
 from tests.recovery.builders import EXHAUSTED, NO_ENTRY, SUCCESSFUL, counting
@@ -318,7 +320,7 @@ class Alternation(RuleBasedStateMachine):
 @pytest.mark.parametrize("kind", [kind for kind in BENCHES if kind != "fake"])
 def test_loader_and_linux_in_alternation_are_the_fake(kind: str) -> None:
     machine = type("Alternation", (Alternation,), {"kind": kind})
-    effort = settings(max_examples=150, stateful_step_count=25, deadline=None)
+    effort = settings(max_examples=100, stateful_step_count=25, deadline=None)
     run_state_machine_as_test(machine, settings=effort)
 
 
@@ -411,6 +413,41 @@ def test_a_record_that_cannot_be_found_is_an_error(kind: str, tmp_path: Path) ->
     config = dataclasses.replace(CONFIG, boot_control=kind, environment="environment")
     with pytest.raises(BootControlError, match="cannot find the boot control's record"):
         open_boot_control(config, root)
+
+
+def test_the_device_s_document_says_where_the_record_is() -> None:
+    config = dataclasses.replace(
+        CONFIG, environment="environment", boot_slots={"a": "boot-a", "b": "boot-b"}
+    )
+    assert decode(encode(config)) == config
+    older = json.loads(encode(CONFIG))
+    del older["environment"], older["boot_slots"]
+    read = decode(json.dumps(older).encode())
+    assert (read.environment, read.boot_slots) == ("", {})
+
+
+@pytest.mark.parametrize(
+    ("prepare", "counting_with_a_way_back"),
+    [
+        (lambda c: c.tidy(), False),
+        (lambda c: c.set_active("b", 2), True),
+        (lambda c: (c.set_active("b", 2), c.mark_unbootable("a")), False),
+        (lambda c: (c.set_active("b", 2), c.mark_successful("b")), False),
+    ],
+)
+def test_without_its_state_only_a_try_that_leads_back_ends(
+    prepare: Callable[[BootControl], object], counting_with_a_way_back: bool, tmp_path: Path
+) -> None:
+    """Early boot ends such a boot, so one that leads nowhere else would end for ever."""
+    root = with_partitions(tmp_path)
+    (root / "bench").mkdir()
+    BENCHES["grub"](root / "bench")
+    (root / "bench/environment").rename(root / "dev/mmcblk0p4")
+    config = dataclasses.replace(CONFIG, boot_control="grub", environment="environment")
+    (root / "usr/lib/orbital").mkdir(parents=True)
+    (root / "usr/lib/orbital/device.json").write_bytes(encode(config))
+    prepare(open_boot_control(config, root))
+    assert loader_is_counting(root) is counting_with_a_way_back
 
 
 def test_an_unknown_loader_is_refused(tmp_path: Path) -> None:
