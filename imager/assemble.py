@@ -16,7 +16,7 @@ from manifests.convert import device_config
 from manifests.package import PackageSource
 from recovery.device import DEVICE_FILE, encode
 from recovery.errors import ManifestError
-from recovery.packages import bus, capabilities
+from recovery.packages import bus, capabilities, provisions
 
 _MOUNT_POINTS = {"dev": 0o755, "proc": 0o555, "run": 0o755, "state": 0o755,
                  "sys": 0o555, "sysroot": 0o755, "tmp": 0o1777}  # fmt: skip
@@ -56,6 +56,9 @@ def _prepare_packages(tree: Tree, product: Product) -> None:
     policy = device_policy(known_capabilities(), product.manifest.packages.refuse)
     tree.file(str(capabilities.FILE), capabilities.encode(policy))
     tree.file(bus.INCLUDE, bus.INCLUDE_TEXT)
+    groups = tree.read("etc/group").decode() if "etc/group" in tree else ""
+    for path, text in provisions.files(groups).items():
+        tree.file(path, text)
 
 
 def _identify(tree: Tree, product: Product, built: int) -> None:

@@ -12,6 +12,7 @@ from manifests.feature import (
     ExecHealth,
     FeaturePackage,
     HttpHealth,
+    Program,
     Service,
     TcpHealth,
 )
@@ -36,6 +37,7 @@ def service_problems(manifest: FeaturePackage) -> Iterator[Problem]:
         yield from unknown_capabilities(program.capabilities, (*place, "capabilities"))
         if program.state_of is not None:
             yield from unknown(program.state_of, names, (*place, "state_of"), "one of the services")
+        yield from _bus_problems(program, manifest, place)
 
 
 def command_problems(command: Sequence[str], place: Place) -> Iterator[Problem]:
@@ -87,6 +89,45 @@ def _service(service: Service, manifest: FeaturePackage, place: Place) -> Iterat
     yield from _health_problems(service, manifest, place)
     if service.metrics and not _sees_network(service):
         yield _unreachable((*place, "metrics"))
+
+
+def _bus_problems(program: Program, manifest: FeaturePackage, place: Place) -> Iterator[Problem]:
+    """Who calls others over the bus is a service's user: the bus knows no other, nor what it may.
+
+    In a package with `requires` that is every program: none could tell by itself
+    that it does not call.
+    """
+    calling = [name for name in program.capabilities if _opens_bus(name)]
+    if program.state_of is None:
+        if manifest.requires or calling:
+            why = f'"{calling[0]}"' if calling else "requires"
+            yield Problem(
+                (*place, "state_of"),
+                f"one of the services, for a program that may call others over the bus ({why})",
+                "none",
+                "the bus knows a package's callers by the users of its services; name the service "
+                "whose user the program shares",
+            )
+        return
+    has = {
+        name
+        for service in manifest.services
+        if service.name == program.state_of
+        for name in service.capabilities
+    }
+    for number, name in enumerate(program.capabilities):
+        if name in calling and name not in has:
+            yield Problem(
+                (*place, "capabilities", number),
+                f"for calls over the bus, a capability of the service {program.state_of}",
+                f'"{name}"',
+                f"the bus grants calls to the service's user; add {name} to {program.state_of}",
+            )
+
+
+def _opens_bus(name: str) -> bool:
+    found = known_capabilities().find(name)
+    return found is not None and bool(found.bus)
 
 
 def _health_problems(service: Service, manifest: FeaturePackage, place: Place) -> Iterator[Problem]:

@@ -8,22 +8,32 @@ from typing import Any
 import pytest
 
 from qemu.device import Device
+from qemu.gpio import plug_in
+from qemu.lab import Lab
 
 pytestmark = pytest.mark.boot
 
+# What changes the network changes the interfaces of radios, too.
+NETWORK = {
+    *("connect", "listen", "see interfaces", "configure interfaces"),
+    "add an interface to a radio",
+}
 # What each capability opens, among the probe's attempts.
 GRANTS: dict[str, set[str]] = {
     "bare": set(),
     "net-client": {"connect", "listen"},
     "net-server": {"connect", "listen"},
     "net-bind-privileged": {"connect", "listen", "listen below 1024"},
-    "net-configure": {"connect", "listen", "see interfaces", "configure interfaces"},
+    "net-configure": NETWORK,
     "net-observe": {"see interfaces"},
     "net-packet-process": {"connect", "listen", "raw socket", "packet socket"},
+    "net-wireless": {*NETWORK, "raw socket", "packet socket", "switch radios"},
+    "net-tunnel": {*NETWORK, "make a tunnel"},
     "user-read": {"read users"},
     "time-set": {"set the clock"},
     "system-observe": {"ask systemd for a unit"},
     "hardware-serial": {"open a serial port"},
+    "hardware-gpio": {"read an input line"},
 }
 
 
@@ -34,7 +44,9 @@ def could(text: str) -> tuple[set[str], dict[str, str]]:
     return {name for name, worked in document["could"].items() if worked}, document["why not"]
 
 
-def test_each_capability_opens_what_it_says_and_nothing_else(stocked: Device) -> None:
+def test_each_capability_opens_what_it_says_and_nothing_else(stocked: Device, stock: Lab) -> None:
+    stocked.machine.run("modprobe mac80211_hwsim radios=1 && udevadm settle")
+    plug_in(stocked, stock)
     wrong = {}
     for program, expected in GRANTS.items():
         result = stocked.run_program("probe", program)
@@ -62,3 +74,32 @@ def test_the_broker_lets_who_requires_an_interface_call_it_and_nobody_else(
     assert refused.returncode != 0
     assert "the teller was here" not in refused.output
     assert "denied" in refused.output.lower() or "not permitted" in refused.output.lower()
+    assert "org.orbital.Teller1" in denials(stocked)
+
+
+def test_a_call_starts_the_service_that_answers_it(stocked: Device) -> None:
+    stocked.machine.run("systemctl stop orbital.teller.tell.service")
+    assert stocked.unit("teller", "tell")["ActiveState"] == "inactive"
+    assert 's "the teller was here"' in stocked.run_program("listener", "ask").output
+    assert stocked.unit("teller", "tell")["ActiveState"] == "active"
+
+
+def test_who_may_restart_the_device_does(stocked: Device) -> None:
+    """All other programs of the probe have tried in vain: see above."""
+    shell = stocked.machine.shell
+    boot = shell.boot_id
+    # Nor may anybody who only finds the way there, outside of a sandbox.
+    assert stocked.machine.run(
+        "setpriv --reuid=50000 --clear-groups touch /run/orbital/power/reboot", check=False
+    ).returncode
+    assert "reboot.target" not in stocked.machine.run("systemctl list-jobs --no-legend").output
+    shell.spawn("orbital package run probe system-reboot")
+    assert shell.wait(300, not_boot=boot) != boot
+
+
+def denials(device: Device) -> str:
+    """What the bus has written down of calls that it refused."""
+    device.machine.run("journalctl --sync")
+    return device.machine.run(
+        "journalctl -q -b -o cat -u dbus-broker.service | grep -i denied", check=False
+    ).output

@@ -27,6 +27,8 @@ _BLOCK = 4096
 _DIGEST_SIZE = 32
 _TYPE_SIGNATURE = 3
 _SIGNATURE_AT_MOST = 16128
+# EPERM: no signature at all.
+_NOT_SIGNED = (errno.EBADMSG, errno.EKEYREJECTED, errno.ENOKEY, errno.EINVAL, errno.EPERM)
 _NO_VERITY = (errno.ENODATA, errno.ENOTTY, errno.EOPNOTSUPP)
 
 
@@ -117,7 +119,7 @@ def _open(path: Path) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:
-        if error.errno in (errno.EBADMSG, errno.EKEYREJECTED, errno.ENOKEY, errno.EINVAL):
+        if error.errno in _NOT_SIGNED:
             raise TrustError(
                 f"cannot trust {path}: the kernel refuses its signature",
                 details=error.strerror or "",
@@ -141,14 +143,7 @@ def _refusal(path: Path, error: OSError) -> Exception:
             f"cannot put {path} under fs-verity: {text}",
             resolution="the state partition needs ext4 with the verity feature",
         )
-    if error.errno in (
-        errno.EBADMSG,
-        errno.EKEYREJECTED,
-        errno.ENOKEY,
-        errno.EINVAL,
-        errno.EMSGSIZE,
-        errno.EPERM,  # no signature at all
-    ):
+    if error.errno in (*_NOT_SIGNED, errno.EMSGSIZE):
         return TrustError(
             f"cannot trust {path}: the kernel refuses its signature",
             details=text,

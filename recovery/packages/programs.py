@@ -29,6 +29,7 @@ def program_properties(item: Ready, program: Program, paths: Paths, policy: Poli
             f"grant {', '.join(refused)}"
         )
     names = [service.name for service in item.package.services]
+    on_bus = bool(item.package.requires) or any(capability.bus for capability in capabilities)
     shared = program.state_of
     uid = item.entry.uid + names.index(shared) if shared else 0
     box = Sandbox(
@@ -39,7 +40,8 @@ def program_properties(item: Ready, program: Program, paths: Paths, policy: Poli
         state=_state_of(item, shared),
         shared=runtime_directory(item.package.name, shared) if shared else "",
         capabilities=capabilities,
-        bus=bool(item.package.requires) or any(capability.bus for capability in capabilities),
+        # The bus's policy is by user, and only services have users that it knows.
+        bus=bool(shared) and on_bus,
     )
     return [*_limits(item), *properties(box)]
 

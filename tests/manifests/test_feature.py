@@ -276,6 +276,19 @@ CAPABILITY = "capabilities: [net.configure]\n"
         pytest.param("state_of: tunnel", "state_of: tunel",
                      'programs[0].state_of: expected one of the services, got "tunel"',
                      id="state-of-nobody"),
+        pytest.param("    state_of: tunnel\n", "",
+                     "programs[0].state_of: expected one of the services, for a program that may "
+                     "call others over the bus (requires), got none",
+                     id="caller-without-a-user"),
+        pytest.param("    state_of: tunnel\n", "    capabilities: [system.observe]\n",
+                     'programs[0].state_of: expected one of the services, for a program that may '
+                     'call others over the bus ("system.observe"), got none',
+                     id="caller-by-capability-without-a-user"),
+        pytest.param("    state_of: tunnel\n",
+                     "    state_of: tunnel\n    capabilities: [net.observe, system.observe]\n",
+                     "programs[0].capabilities[1]: expected for calls over the bus, a capability "
+                     'of the service tunnel, got "system.observe"',
+                     id="program-that-calls-more-than-its-service"),
         pytest.param("configure: setup", "configure: setp",
                      'configure: expected one of the programs, got "setp"', id="configure-nothing"),
         pytest.param("configure: setup\n", "",

@@ -17,6 +17,7 @@ from recovery.packages.model import Package
 from recovery.packages.paths import Paths
 from updater.packages.configure import installed
 from updater.packages.device import PackageDevice
+from updater.packages.outcome import audited
 
 _LOCK_SECONDS = 60.0
 
@@ -57,7 +58,9 @@ def run(
     chosen = choose(manifest, program)
     if not isinstance(device.host, RunsPrograms):
         raise RefusedError("cannot run programs of packages here")
-    command = device.host.program(entry, chosen, arguments, terminal=terminal, opened=opened)
+    # A capability that the system does not grant is refused here.
+    with audited(device, "package.run", f"{name} {chosen}", who):
+        command = device.host.program(entry, chosen, arguments, terminal=terminal, opened=opened)
     # None: ours, so that a person can talk to it.
     child = process.start(command, stdin=None, stdout=None, stderr=None)
     code = _ended(child.wait)

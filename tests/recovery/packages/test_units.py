@@ -164,6 +164,21 @@ def test_a_program_shares_user_and_state_of_the_service_it_names() -> None:
         programs.program_properties(item, wants, PATHS, POLICY)
 
 
+def test_only_a_program_with_a_services_user_sees_the_bus() -> None:
+    """For a user that ends with the program there would be nothing but the bus's defaults."""
+    item = ready(package("vpn", service(), requires=(Required("org.acme.Vpn1", "*", "net"),)))
+    reboots = ("system.reboot",)
+    for program in (
+        Program("x", ("/usr/bin/x",)),
+        Program("x", ("/usr/bin/x",), capabilities=reboots),
+    ):
+        lines = programs.program_properties(item, program, PATHS, POLICY)
+        assert not any("system_bus_socket" in line for line in lines)
+    shared = Program("x", ("/usr/bin/x",), state_of="main")
+    lines = programs.program_properties(item, shared, PATHS, POLICY)
+    assert any("system_bus_socket" in line for line in lines)
+
+
 def test_migrations_run_step_by_step_or_not_at_all() -> None:
     def step(source: int, target: int) -> Migration:
         return Migration("main", source, target, ("/usr/bin/m",))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,18 @@ import pytest
 
 from orbital.main import main
 from recovery.errors import RefusedError
-from recovery.packages import layers
+from recovery.generations import PackageEntry
+from recovery.packages import layers, plans, programs
+from recovery.packages.capabilities import Policy
 from recovery.packages.model import Package, Program, Slice
 from recovery.packages.paths import Paths
 from recovery.process import Completed
 from recovery.value import replace
-from tests.updater.packages.fakehost import Bench, digest_of, package
+from tests.updater.packages.fakehost import Bench, FakeHost, digest_of, package
 from updater.packages import status
 from updater.packages.logs import command
 from updater.packages.run import choose
+from updater.packages.run import run as run_program
 
 Run = Callable[..., tuple[int, Any]]
 
@@ -248,3 +252,33 @@ def test_chains_end_at_what_was_asked_for_and_a_loop_does_not_hang(bench: Bench)
     depends = {"app": {"hello"}, "hello": {"lib"}, "lib": {"hello"}}
     found = status.chains("lib", bench.committed, depends)
     assert found == (("hello", "lib"), ("app", "hello", "lib"))
+
+
+class RunningHost(FakeHost):
+    """A host that starts programs as the device's does: what is not granted is refused."""
+
+    def program(
+        self, entry: PackageEntry, name: str, arguments: Sequence[str], **_: object
+    ) -> list[str]:
+        """The command of the package's program, or RefusedError."""
+        ready = plans.Ready(entry, self.manifest(entry.digest))
+        (program,) = [item for item in ready.package.programs if item.name == name]
+        programs.program_properties(ready, program, Paths(self.root), Policy())
+        return ["/usr/bin/true", *arguments]
+
+
+def test_a_program_that_asks_for_what_is_not_granted_is_refused_and_audited(bench: Bench) -> None:
+    plain, eager = hello().programs
+    bench.publish(
+        replace(hello("2.0"), programs=(plain, replace(eager, capabilities=("time.set",))))
+    )
+    bench.install("hello", "2.0")
+    device = dataclasses.replace(bench.device, host=RunningHost(**vars(bench.host)))
+    assert run_program(device, "hello", "setup", [], terminal=False, who="ada") == 0
+    with pytest.raises(RefusedError, match=r"this system does not grant time\.set"):
+        run_program(device, "hello", "talk", [], terminal=False, who="ada")
+    *_, last = device.audit.entries()
+    assert (last.what, last.subject, last.result, last.who) == (
+        "package.run", "hello talk", "refused", "ada",
+    )  # fmt: skip
+    assert "time.set" in last.detail

@@ -8,20 +8,30 @@ true: it worked. Nothing here harms the device when it works.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import json
 import os
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from radio import add_interface  # type: ignore[import-not-found]
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _MS_BIND = 4096
 _PTRACE_ATTACH = 16
 _CLONE_NEWUSER = 0x10000000
+_TUNSETIFF = 0x400454CA
+_IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000
+_RFKILL_CHANGE = 2
+_GPIO_GET_LINEHANDLE = 0xC16CB403
+_GPIOHANDLE_GET_LINE_VALUES = 0xC040B408
+_BUS = Path("/run/dbus/system_bus_socket")
 _SERVER = ("10.0.2.2", int(os.environ.get("PROBE_PORT", "9")))
 
 
@@ -150,15 +160,38 @@ def _set_clock() -> bool:
 
 
 def _bus(member: str, *arguments: str) -> bool:
-    return _run(
-        "busctl",
-        "call",
-        "org.freedesktop.systemd1",
-        "/org/freedesktop/systemd1",
-        "org.freedesktop.systemd1.Manager",
-        member,
-        *arguments,
-    )
+    if not _BUS.exists():
+        raise FileNotFoundError("no bus")
+    systemd = "org.freedesktop.systemd1"
+    call = ("call", systemd, "/org/freedesktop/systemd1", f"{systemd}.Manager", member)
+    return _run("busctl", *call, *arguments)
+
+
+def _make_tunnel() -> bool:
+    """A tunnel that is gone when its file is closed. Numbers: linux/if_tun.h."""
+    request = struct.pack("16sH22x", b"probe%d", _IFF_TUN | _IFF_NO_PI)
+    with Path("/dev/net/tun").open("r+b", buffering=0) as device:
+        made = fcntl.ioctl(device, _TUNSETIFF, request)
+    return made.startswith(b"probe")
+
+
+def _switch_radios() -> bool:
+    """Tells the switch of a radio that is not there: struct rfkill_event, linux/rfkill.h."""
+    with Path("/dev/rfkill").open("r+b", buffering=0) as device:
+        return device.write(struct.pack("IBBBB", 2**31, 0, _RFKILL_CHANGE, 0, 0)) == 8
+
+
+def _read_line() -> bool:
+    """Reads input line 2 of the first chip, which is high. Structures: linux/gpio.h, version 1."""
+    for chip in sorted(Path("/dev").glob("gpiochip*")):
+        request = bytearray(struct.pack("64I I 64s 32s I i", 2, *[0] * 63, 1, b"", b"probe", 1, 0))
+        with chip.open("r+b", buffering=0) as device:
+            fcntl.ioctl(device, _GPIO_GET_LINEHANDLE, request)
+        line = struct.unpack_from("i", request, 360)[0]
+        values = fcntl.ioctl(line, _GPIOHANDLE_GET_LINE_VALUES, bytes(64))
+        os.close(line)
+        return values[0] == 1
+    raise FileNotFoundError("no gpiochip")
 
 
 def attempts(scratch: str) -> dict[str, Callable[[], bool]]:
@@ -176,6 +209,10 @@ def attempts(scratch: str) -> dict[str, Callable[[], bool]]:
         "set the clock": _set_clock,
         "ask systemd for a unit": lambda: _bus("GetUnit", "s", "dbus-broker.service"),
         "open a serial port": lambda: _read_nothing("/dev/ttyS0"),
+        "make a tunnel": _make_tunnel,
+        "switch radios": _switch_radios,
+        "add an interface to a radio": add_interface,
+        "read an input line": _read_line,
         # These are granted by none.
         "start a unit": lambda: _bus("StartUnit", "ss", "orbital-grow.service", "replace"),
         "write the state partition": lambda: _write("/state/probe"),
@@ -198,6 +235,7 @@ def attempts(scratch: str) -> dict[str, Callable[[], bool]]:
         "change a kernel setting": lambda: _write("/proc/sys/kernel/printk"),
         "load a kernel module": lambda: _call(_libc.syscall(175, b"", 0, b"")),
         "restart the device": lambda: _call(_libc.reboot(0)),
+        "ask for a restart": lambda: _write("/run/orbital/power/reboot"),
     }
 
 
