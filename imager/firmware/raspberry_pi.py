@@ -16,12 +16,12 @@ and a boot artifact is a FAT image, written raw into the slot's boot partition::
     start4.elf ...  the firmware's second stage, where the EEPROM does not hold it
 
 Raspberry Pi documentation, "config.txt", "autoboot.txt" and "Raspberry Pi boot
-EEPROM". GPT on SD cards and FAT16 in it: boot loader of 2021-10 and later;
+EEPROM". GPT: boot loader of 2020-05 and later, FAT16 in it 2021-10;
 tryboot_a_b: of 2022-11 and later; kernel_watchdog_timeout: firmware of 2025-07
 and later (older ones ignore it).
 
 Nothing here is signed: who can write to the card decides what starts. See
-docs/boards.md for signed boot (boot.img, boot.sig), which the device maker has to turn on.
+docs/raspberry-pi.md for signed boot (boot.img, boot.sig), which the device maker has to turn on.
 """
 
 from __future__ import annotations
