@@ -95,11 +95,14 @@ def _debian(product: Product, cache: Cache, mirror: Mirror | None, refresh: bool
         build_missing(item, architecture, cache, mirror=mirror, refresh=refresh) for item in missing
     ]
 
+    debian = product.manifest.base.debian
+    without_scripts = sorted(debian.without_scripts) if debian else []
+
     def build(directory: Path) -> None:
         parts = directory / "parts"
         debs = read_debs((path.read_bytes() for path in sorted(archives.glob("*.deb"))), parts)
         content = unpack(debs, EXCLUDED)
-        configure(content, debs, EPOCH)
+        configure(content, debs, EPOCH, without_scripts)
         known = [deb.package for deb in debs]
         for extra, package in built:
             content.merge(extra)
@@ -112,6 +115,7 @@ def _debian(product: Product, cache: Cache, mirror: Mirror | None, refresh: bool
         "archives": archives / LOCK_MEMBER,
         "built": [repr(package) for _, package in built],
         "excluded": " ".join(EXCLUDED),
+        "without_scripts": " ".join(without_scripts),
         "code": [*_MODULES, Path(str(configuration.__file__)).parent],
     }
     return cache.stage("base", inputs, build)

@@ -39,10 +39,13 @@ class DebianBase(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     suite: Debian's name of the release.
     packages: what to install, beside Debian's essential packages.
+    without_scripts: packages that are only unpacked, although what their installation
+    scripts do is not known to the imager, which runs none; a system package may do it.
     """
 
     suite: Literal["trixie"]
     packages: tuple[DebianPackage, ...] = ()
+    without_scripts: tuple[DebianPackage, ...] = ()
 
 
 class Base(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from imager.configure.accounts import make_accounts
 from imager.configure.links import enable_at_installation, link_alternatives
@@ -25,13 +25,16 @@ _NSS = "etc/nsswitch.conf"
 _NSS_DATABASES = ("passwd", "group", "shadow", "gshadow")
 
 
-def configure(tree: Tree, debs: Sequence[Deb], epoch: int) -> None:
+def configure(
+    tree: Tree, debs: Sequence[Deb], epoch: int, without_scripts: Collection[str] = ()
+) -> None:
     """Does to the tree what the scripts of its packages would do at installation.
 
-    epoch: seconds; when the accounts were made.
+    epoch: seconds; when the accounts were made. without_scripts: packages of
+    which only what debhelper's sections say is done, whatever else they do.
     Raises ToolError for a package whose scripts do what nobody has reviewed.
     """
-    _check(debs)
+    _check(debs, without_scripts)
     scripts = [script for deb in debs for script in deb.scripts.values()]
     make_accounts(tree, epoch)
     for deb in debs:
@@ -46,9 +49,9 @@ def configure(tree: Tree, debs: Sequence[Deb], epoch: int) -> None:
     write_loader_cache(tree)
 
 
-def _check(debs: Sequence[Deb]) -> None:
+def _check(debs: Sequence[Deb], without_scripts: Collection[str]) -> None:
     for deb in debs:
-        if deb.name in REVIEWED:
+        if deb.name in REVIEWED or deb.name in without_scripts:
             continue
         for name, script in deb.scripts.items():
             unknown = unexplained(script)
@@ -57,8 +60,8 @@ def _check(debs: Sequence[Deb]) -> None:
                     f"cannot install the Debian package {deb.name}: what its {name} does is not "
                     "known to the imager, which runs no scripts of packages",
                     details=unknown[:2000],
-                    resolution="choose another package, or read the script and add what it does "
-                    "to imager/configure/reviewed.py",
+                    resolution="read the script; if the device can do without, or a system "
+                    "package of yours does it, name the package in base.debian.without_scripts",
                 )
 
 

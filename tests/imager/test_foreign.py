@@ -119,6 +119,23 @@ def test_a_package_whose_script_nobody_has_read_is_refused(tmp_path: Path) -> No
     with pytest.raises(ToolError, match="cannot install the Debian package thing") as caught:
         configure(unpack(debs), debs, 0)
     assert caught.value.details == "adduser --system thing"
+    assert "base.debian.without_scripts" in caught.value.resolution
+
+
+def test_a_package_may_be_unpacked_without_what_its_script_does(tmp_path: Path) -> None:
+    unit = text("[Install]\nWantedBy=multi-user.target\n")
+    archives = [
+        make_deb("base-passwd", {"usr/share/base-passwd/passwd.master": text(PASSWD),
+                                 "usr/share/base-passwd/group.master": text(GROUP)}),
+        make_deb("thing", {"usr/lib/systemd/system/thing.service": unit},
+                 postinst=f"{ENABLE}adduser --system thing\n"),
+    ]  # fmt: skip
+    debs = read_debs(archives, tmp_path / "parts")
+    tree = unpack(debs)
+    configure(tree, debs, 0, ["thing"])
+    # What is understood is done.
+    assert "etc/systemd/system/multi-user.target.wants/thing.service" in tree
+    assert tree.read("etc/passwd").decode() == PASSWD
 
 
 def test_sections_of_debhelper_are_understood_and_unknown_ones_are_not() -> None:
