@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from imager.keyfiles import make_certified
+from imager.package.signing import load_package_signer
 from imager.repository.anchor import read_anchor
 from imager.repository.create import create
 from imager.repository.keyring import KeyDirectory
@@ -71,6 +72,79 @@ def test_a_file_without_verity_in_the_place_of_an_image_is_refused(stocked: Devi
     assert stocked.unit("teller", "tell")["ActiveState"] == "active"
 
 
+# The kernel's own answers, with nothing of the agent's in between but the call itself.
+ENABLE = """
+import errno, pathlib, sys
+sys.path.insert(0, "/usr/lib/orbital")
+from recovery.errors import TrustError
+from recovery.packages import fsverity
+path, signature = pathlib.Path(sys.argv[1]), bytes.fromhex(sys.argv[2])
+try:
+    fsverity.enable(path, signature)
+    print("enabled", fsverity.measure(path))
+except TrustError as error:
+    print(errno.errorcode[error.__cause__.errno])
+"""
+SIGNATURES = "/proc/sys/fs/verity/require_signatures"
+
+
+def test_the_kernel_itself_refuses_images_that_nobody_it_knows_has_signed(
+    stocked: Device, stock: Lab, tmp_path: Path
+) -> None:
+    run = stocked.machine.run
+    path, digest = store_file(stocked, "counter"), stocked.packages()["counter"]["digest"]
+    foreign = load_package_signer(foreign_keys(stock, tmp_path), "publisher", "counter")
+    known = load_package_signer(stock.keys, "publisher", "counter")
+    signatures = {
+        "foreign": foreign.sign(digest),
+        "of another file": known.sign("00" * 32),
+        "garbage": b"no signature at all",
+        "none": b"",
+        "right": known.sign(digest),
+    }
+    stocked.machine.shell.push("/run/enable.py", ENABLE.encode())
+    answers = {
+        name: run(
+            f"cp {path} /state/copy && python3 /run/enable.py /state/copy '{signature.hex()}'"
+            "; rm -f /state/copy"
+        ).output.strip()
+        for name, signature in signatures.items()
+    }
+    assert answers == {
+        "foreign": "ENOKEY",
+        "of another file": "EKEYREJECTED",
+        "garbage": "EBADMSG",
+        "none": "EPERM",
+        "right": f"enabled {digest}",
+    }
+
+    # Somebody with root's rights lets it through once, and puts it in the place of the image:
+    # the very bytes and the very digest, only not signed.
+    run(
+        f"orbital package disable counter && echo 0 > {SIGNATURES} && cp {path} /state/copy"
+        f" && python3 /run/enable.py /state/copy '' && mv /state/copy {path}"
+    )
+    assert "no signature" in stocked.refused("package", "enable", "counter")
+    run(f"echo 1 > {SIGNATURES} && sync && echo 3 > /proc/sys/vm/drop_caches")
+    shown = run(f"cat {path} > /dev/null", check=False)
+    assert shown.returncode != 0 and "not permitted" in shown.output, shown
+    assert "the kernel refuses its signature" in stocked.refused("package", "enable", "counter")
+    assert stocked.unit("counter", "count")["ActiveState"] == "inactive"
+    assert stocked.unit("teller", "tell")["ActiveState"] == "active"
+    last = stocked.audit()[-1]
+    assert last["result"] in ("refused", "failed") and "signature" in last["detail"], last
+
+
+def foreign_keys(lab: Lab, directory: Path) -> Path:
+    """The lab's keys, with another pair in the place of the publisher's."""
+    keys = directory / "keys"
+    shutil.copytree(lab.prepare_keys(), keys)
+    for name in ("publisher.key", "publisher.pem"):
+        (keys / "packages" / name).unlink()
+    make_certified(keys / "packages", "publisher", "Somebody else")
+    return keys
+
+
 def continued(lab: Lab, directory: Path, keys: Path | None = None) -> Lab:
     """A lab whose repository goes on from the one that the device knows.
 
@@ -91,12 +165,7 @@ def test_an_image_signed_with_a_key_that_the_device_does_not_know_is_refused(
     stocked: Device, stock: Lab, serve: Callable[[Path], Server], tmp_path: Path
 ) -> None:
     """The repository is right in every respect, so that only the image's signature is wrong."""
-    keys = tmp_path / "keys"
-    shutil.copytree(stock.prepare_keys(), keys)
-    for name in ("publisher.key", "publisher.pem"):
-        (keys / "packages" / name).unlink()
-    make_certified(keys / "packages", "publisher", "Somebody else")
-    hostile = continued(stock, tmp_path, keys)
+    hostile = continued(stock, tmp_path, foreign_keys(stock, tmp_path))
     offer_rogue(hostile)
     assert_refused(
         stocked, serve(hostile.repository), "rogue", "this system does not know who signed it"
