@@ -131,7 +131,7 @@ class Grub:
         images = {label: core, board.boot_slot_labels["a"]: factory.artifact}
         if board.environment_partition:
             record = factory.work / "environment"
-            record.write_bytes(factory_environment("a"))
+            record.write_bytes(factory_environment())
             images[board.environment_partition.label] = record
         return images
 

@@ -9,13 +9,11 @@ from __future__ import annotations
 from recovery.bootcontrol import grubenv, grubfiles
 from recovery.bootcontrol.copies import OFFSETS
 from recovery.bootcontrol.recorded import GOOD, Record
-from recovery.slots import Slot
 
 
-def factory_environment(slot: Slot) -> bytes:
-    """The partition of a new device: the slot is good, there is no other one."""
-    start = Record((slot,), a=GOOD) if slot == "a" else Record((slot,), b=GOOD)
-    copy = grubenv.encode(grubenv.Block(start))
+def factory_environment() -> bytes:
+    """The partition of a new device: slot a is good, there is no other one."""
+    copy = grubenv.encode(grubenv.Block(Record(("a",), a=GOOD)))
     image = bytearray(OFFSETS[1] + grubfiles.BLOCK)
     files = grubfiles.file_system()
     image[grubfiles.START : grubfiles.START + len(files)] = files

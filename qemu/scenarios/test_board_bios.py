@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from qemu import gpt, snapshot, storage
+from qemu import gpt, storage
 from qemu.device import Device
 from qemu.fixtures import MachineFactory, SnapshotStore
 from qemu.lab import Lab

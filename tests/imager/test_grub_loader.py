@@ -158,7 +158,7 @@ def _on(value: bool) -> str:
 
 def _copies(first: bytes, second: bytes | None = None) -> bytes:
     """The factory's partition `environment` with these records."""
-    image = bytearray(factory_environment("a").ljust(loaders.ENVIRONMENT_SIZE, b"\0"))
+    image = bytearray(factory_environment().ljust(loaders.ENVIRONMENT_SIZE, b"\0"))
     image[:512] = first
     image[SECOND : SECOND + 512] = first if second is None else second
     return bytes(image)
