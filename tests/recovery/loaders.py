@@ -282,7 +282,7 @@ class GrubBench:
 
     def __init__(self, root: Path) -> None:
         self.path = root / "environment"
-        self.path.write_bytes(factory_environment("a").ljust(ENVIRONMENT_SIZE, b"\0"))
+        self.path.write_bytes(factory_environment().ljust(ENVIRONMENT_SIZE, b"\0"))
         self.current: Slot = "a"
 
     @property
