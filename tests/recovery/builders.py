@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recovery.device import TrialPolicy
+from recovery.device import DeviceConfig, TrialPolicy
 from recovery.generations import Generation, Origin
 from recovery.slots import Slot, SlotState
 from recovery.state import StateRecord, StateStore
@@ -13,6 +13,18 @@ SUCCESSFUL = SlotState(bootable=True, successful=True, tries_left=None)
 EXHAUSTED = SlotState(bootable=False, successful=False, tries_left=0)
 NO_ENTRY = SlotState(bootable=False, successful=False, tries_left=None)
 POLICY = TrialPolicy(tries=2, deadline_seconds=60, probation_seconds=60, probation_boots=1)
+
+CONFIG = DeviceConfig(
+    system="gateway",
+    version="1.0",
+    board="qemu-x86_64",
+    architecture="x86-64",
+    built=0,
+    boot_control="systemd-boot",
+    boot_partition="esp",
+    state="state",
+    slots={"a": "root-a", "b": "root-b"},
+)
 
 
 def counting(tries: int) -> SlotState:

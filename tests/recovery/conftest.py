@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from tests.recovery.loaders import MEMORY
 
 
 @pytest.fixture(autouse=True)
@@ -16,3 +21,10 @@ def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, "fsync", sync_nothing)
     monkeypatch.setattr(os, "sync", lambda: None)
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A directory for many small devices; writes with O_DSYNC wait for nothing there."""
+    with tempfile.TemporaryDirectory(dir=MEMORY) as name:
+        yield Path(name)

@@ -32,10 +32,9 @@ from recovery.state import StateStore
 from recovery.steps import apply
 from recovery.trial import Image, cancel_trial, release_slot, start_trial
 from recovery.watch import ServiceState
-from tests.recovery.builders import POLICY, factory_store
+from tests.recovery.builders import CONFIG, POLICY, factory_store
 from tests.recovery.loaders import make_esp
 from tests.recovery.powercut import power_cut
-from tests.recovery.test_bootcontrol import CONFIG
 
 HEALTHY = HealthCheck("uplink", "exec", 1, command=("/bin/true",))
 UNHEALTHY = HealthCheck("uplink", "exec", 1, command=("/bin/false",))

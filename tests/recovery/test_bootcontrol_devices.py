@@ -6,8 +6,6 @@ its own, the product's early boot, decisions and agent, on real files.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,7 @@ import pytest
 from recovery.rollback import request_rollback
 from recovery.slots import BootControl, Slot
 from tests.recovery.builders import NO_ENTRY, SUCCESSFUL
-from tests.recovery.loaders import BENCHES, MEMORY, Bench, GrubBench, TrybootBench, UbootBench
+from tests.recovery.loaders import BENCHES, Bench, GrubBench, TrybootBench, UbootBench
 from tests.recovery.test_agent import UNHEALTHY, Machine
 
 LOSABLE = ("grub", "u-boot", "tryboot")
@@ -73,12 +71,6 @@ class BenchMachine(Machine):
         assert agent is not None
         agent.settle()
         agent.probation()
-
-
-@pytest.fixture
-def memory() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir=MEMORY) as name:
-        yield Path(name)
 
 
 def make(kind: str, memory: Path) -> BenchMachine:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,64 +12,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recovery import durable
-from recovery.bootcontrol import autoboot, grubenv, ubootenv
+from recovery.bootcontrol import grubenv, ubootenv
 from recovery.bootcontrol.recorded import GOOD, Count, Record, Recorded
-from recovery.bootcontrol.tryboot import REBOOT_PARAMETER, SIZE
 from recovery.errors import BootControlError
 from recovery.slots import SLOTS, Slot, SlotState
 from tests.recovery.builders import EXHAUSTED, NO_ENTRY, SUCCESSFUL, counting
 from tests.recovery.loaders import (
     FACTORY,
     MEMORY,
-    PARTITIONS,
     SECOND_COPY,
     GrubBench,
-    TrybootBench,
     UbootBench,
     grub,
     grub_can_write,
-    tryboot,
     uboot,
 )
-
-UNKNOWN = SlotState(bootable=True, successful=False, tries_left=None)
-NO_RECORD = ("a", UNKNOWN, UNKNOWN)
-COUNTS = st.builds(Count, left=st.integers(0, 7), good=st.booleans())
-ORDERS: list[tuple[Slot, ...]] = [("a", "b"), ("b", "a"), ("a",), ("b",)]
-RECORDS = st.builds(Record, order=st.sampled_from(ORDERS), a=COUNTS, b=COUNTS)
-
-RedundantBench = GrubBench | UbootBench
-REDUNDANT: dict[str, Callable[[Path], RedundantBench]] = {"grub": GrubBench, "u-boot": UbootBench}
-
-
-@pytest.fixture
-def memory() -> Iterator[Path]:
-    """A directory for many small devices."""
-    with tempfile.TemporaryDirectory(dir=MEMORY) as name:
-        yield Path(name)
+from tests.recovery.redundant import (
+    NO_RECORD,
+    REDUNDANT,
+    RedundantBench,
+    both_copies,
+    observed,
+    put,
+)
 
 
 @pytest.fixture(params=REDUNDANT)
 def redundant(request: pytest.FixtureRequest, memory: Path) -> RedundantBench:
     """A factory device whose record has two copies."""
     return REDUNDANT[request.param](memory)
-
-
-def observed(control: Recorded) -> tuple[Slot | None, SlotState, SlotState]:
-    return control.active_slot(), control.slot_state("a"), control.slot_state("b")
-
-
-def put(path: Path, offset: int, data: bytes) -> None:
-    """What a fault does to the disk."""
-    with path.open("r+b") as out:
-        out.seek(offset)
-        out.write(data)
-
-
-def both_copies(bench: RedundantBench) -> None:
-    """Writes the record once more, so that both copies of either kind are valid."""
-    bench.control.set_active("b", 2)
-    bench.control.set_active("b", 2)
 
 
 # Damage.
@@ -401,47 +371,7 @@ def test_the_flag_wraps(memory: Path) -> None:
         bench.control.tidy()
 
 
-# Formats, as properties.
-
-
-@given(RECORDS, st.integers(0, 255), st.lists(st.from_regex(rb"[a-z]+=[ -~]*", fullmatch=True)))
-def test_every_record_survives_the_uboot_format(
-    record: Record, flag: int, others: list[bytes]
-) -> None:
-    made = ubootenv.Environment(flag, ubootenv.with_record(tuple(others), record))
-    read = ubootenv.decode(ubootenv.encode(made))
-    assert read == made
-    assert ubootenv.record_of(read) == record
-    assert ubootenv.with_record(read.variables, record) == made.variables
-
-
-@given(
-    RECORDS,
-    st.lists(
-        st.from_regex(rb"[a-z]{1,8}=([ -\[\]-~]|\\\\|\\\n){0,20}\n", fullmatch=True), max_size=5
-    ),
-)
-def test_every_record_survives_the_grub_format(record: Record, others: list[bytes]) -> None:
-    block = grubenv.Block(record, tuple(others))
-    assert grubenv.decode(grubenv.encode(block)) == block
-
-
-ONE_TRY = st.sampled_from([GOOD, Count(0), Count(1)])
-
-
-@given(
-    st.builds(Record, order=st.sampled_from(ORDERS), a=ONE_TRY, b=ONE_TRY), st.integers(300, 512)
-)
-def test_every_record_survives_the_autoboot_format(record: Record, size: int) -> None:
-    made = autoboot.Autoboot(record, "5d7b1c0e-11", ((b"[all]", b"x=1"), (b"[none]", b"y=2")))
-    data = autoboot.encode(made, PARTITIONS, size)
-    assert len(data) == size
-    assert autoboot.decode(data, PARTITIONS) == made
-    # What the firmware does with it.
-    tried = autoboot.trying(record)
-    assert tryboot(data, asked=False).slots == (autoboot.lasting(record),)
-    if tried is not None:
-        assert tryboot(data, asked=True).slots == (tried,)
+# Noise.
 
 
 @settings(max_examples=100, deadline=None)
@@ -468,125 +398,6 @@ def test_noise_never_raises_and_never_changes_what_is_valid(noise: bytes, start:
             bench.control.tidy()
             assert bench.control.active_slot() == "b"
             assert bench.boot() == "b"
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.binary(max_size=600))
-def test_noise_in_autoboot_txt_is_a_lost_record(noise: bytes) -> None:
-    with tempfile.TemporaryDirectory(dir=MEMORY) as name:
-        bench = TrybootBench(Path(name))
-        bench.path.write_bytes(noise)
-        bench.control.active_slot()
-        bench.control.tidy()
-        assert bench.control.active_slot() == "a"
-        assert bench.boot() == "a"
-
-
-@given(st.binary(max_size=300), st.sampled_from([b"\0", b"x"]), st.integers(0, 255))
-def test_a_right_checksum_over_nonsense_is_no_error(noise: bytes, rest: bytes, flag: int) -> None:
-    body = noise.ljust(65531, rest)
-    data = zlib.crc32(body).to_bytes(4, "little") + bytes([flag]) + body
-    try:
-        environment = ubootenv.decode(data)
-    except ValueError:
-        return
-    record = ubootenv.record_of(environment)
-    changed = ubootenv.with_record(environment.variables, record)
-    assert ubootenv.record_of(ubootenv.Environment(0, changed)) == record
-
-
-# tryboot's own.
-
-
-def test_a_power_cut_before_the_reboot_uses_the_try_up(memory: Path) -> None:
-    bench = TrybootBench(memory)
-    bench.control.set_active("b", 3)
-    assert bench.control.slot_state("b") == counting(1)
-    assert bench.lose_power() == "a"
-    assert observed(bench.control) == ("a", SUCCESSFUL, EXHAUSTED)
-    assert bench.boot() == "a"
-
-
-def test_the_reboot_is_asked_for_only_while_a_try_waits(memory: Path) -> None:
-    bench = TrybootBench(memory)
-    parameter = bench.root / REBOOT_PARAMETER
-    bench.control.set_active("b", 1)
-    assert parameter.read_text() == "0 tryboot"
-    parameter.unlink()
-    bench.control.tidy()
-    assert parameter.read_text() == "0 tryboot"
-    bench.control.mark_unbootable("b")
-    assert not parameter.exists()
-    parameter.write_text("3")  # Somebody else's wish.
-    bench.control.mark_successful("a")
-    bench.control.tidy()
-    assert parameter.read_text() == "3"
-
-
-def test_the_other_slot_loses_its_try(memory: Path) -> None:
-    bench = TrybootBench(memory)
-    bench.control.set_active("b", 1)
-    bench.control.set_active("a", 1)
-    assert observed(bench.control) == ("a", counting(1), EXHAUSTED)
-
-
-RAUC = "[all]\ntryboot_a_b=1\nboot_partition=3\n[tryboot]\nboot_partition=2\n"
-
-
-@pytest.mark.parametrize("ending", ["\n", "\r\n"])
-def test_an_autoboot_file_of_others_is_understood_and_grows_in_place(
-    ending: str, memory: Path
-) -> None:
-    bench = TrybootBench(memory)
-    bench.path.write_bytes(RAUC.replace("\n", ending).encode())
-    inode = bench.path.stat().st_ino
-    assert observed(bench.control) == ("b", SUCCESSFUL, SUCCESSFUL)
-    bench.current = "b"
-    bench.control.set_active("a", 1)
-    assert bench.path.stat().st_ino == inode
-    assert SIZE <= bench.path.stat().st_size <= autoboot.LIMIT
-    assert observed(bench.control) == ("a", counting(1), SUCCESSFUL)
-    assert bench.boot() == "a"
-
-
-def test_what_the_firmware_reads_counts_when_our_line_says_otherwise(memory: Path) -> None:
-    bench = TrybootBench(memory)
-    text = bench.path.read_bytes()
-    bench.path.write_bytes(text.replace(b"boot_partition=2\n[try", b"boot_partition=3\n[try"))
-    assert observed(bench.control) == ("b", SUCCESSFUL, SUCCESSFUL)
-
-
-@pytest.mark.parametrize("asked", [False, True])
-def test_a_lost_autoboot_file_is_made_again_from_what_runs(asked: bool, memory: Path) -> None:
-    bench = TrybootBench(memory)
-    if asked:
-        bench.control.set_active("b", 1)
-        assert bench.boot() == "b"
-    bench.path.unlink()
-    assert observed(bench.control) == NO_RECORD
-    bench.control.tidy()
-    if asked:  # The slot that is tried now is not what a power cut should lead to.
-        assert observed(bench.control) == ("a", SUCCESSFUL, EXHAUSTED)
-        assert bench.lose_power() == "a"
-    else:
-        assert observed(bench.control) == ("a", SUCCESSFUL, SUCCESSFUL)
-
-
-def test_lines_of_others_in_autoboot_txt_stay(memory: Path) -> None:
-    bench = TrybootBench(memory)
-    bench.path.write_text(f"# kept\nx=1\n{RAUC}y=2\n[none]\nz=3\n")
-    bench.control.set_active("a", 1)
-    bench.control.mark_successful("a")
-    read = autoboot.decode(bench.path.read_bytes(), PARTITIONS)
-    assert read.others == (
-        (b"[all]", b"# kept"),
-        (b"[all]", b"x=1"),
-        (b"[tryboot]", b"y=2"),
-        (b"[none]", b"z=3"),
-    )
-    bench.path.write_text(RAUC + "x" * 420 + "\n")
-    with pytest.raises(BootControlError, match="no room beside the other lines"):
-        bench.control.set_active("a", 1)
 
 
 # The loaders' models: they can fail, and they say what is written.

@@ -23,8 +23,8 @@ from recovery.bootcontrol.systemd_boot import entry_name, entry_text
 from recovery.errors import ToolError
 from recovery.history import History
 from recovery.state import StateStore
+from tests.recovery.builders import CONFIG
 from tests.recovery.loaders import make_esp
-from tests.recovery.test_bootcontrol import CONFIG
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
