@@ -84,7 +84,6 @@ def build_image(product: Product, output: Path, workshop: Workshop) -> Path:
 
     Raises ManifestError, FetchError, ToolError, TrustError or SpaceError.
     """
-    base = prepare_base(product, workshop.cache, mirror=workshop.mirror, refresh=workshop.refresh)
     kernel = prepare_kernel(
         product.board,
         workshop.cache,
@@ -95,6 +94,7 @@ def build_image(product: Product, output: Path, workshop: Workshop) -> Path:
     files = prepare_firmware_files(
         product.board, workshop.cache, mirror=workshop.mirror, refresh=workshop.refresh
     )
+    base = prepare_base(product, workshop.cache, mirror=workshop.mirror, refresh=workshop.refresh)
     root_stage = _root(product, base, kernel, workshop)
     initramfs = _initramfs(product, base, kernel, workshop)
     artifact = _boot_artifact(product, kernel, files, (root_stage, initramfs), workshop)

@@ -11,6 +11,7 @@ import pytest
 from imager.layout import RESERVED, plan_layout, sfdisk_script
 from manifests.board import ALIGNMENT, Board
 from manifests.catalogue import find, load_board
+from manifests.sizes import Size
 from recovery.errors import ManifestError
 
 
@@ -57,3 +58,15 @@ def test_the_script_names_every_partition(board: Board) -> None:
     script = sfdisk_script(plan_layout(board))
     for part in board.layout.partitions:
         assert f'name="{part.label}"' in script
+
+
+def test_a_partition_lies_where_the_board_wants_it_and_the_others_follow(board: Board) -> None:
+    parts = list(board.layout.partitions)
+    parts[1] = msgspec.structs.replace(parts[1], start=Size(1 << 30))
+    moved = msgspec.structs.replace(
+        board, layout=msgspec.structs.replace(board.layout, partitions=tuple(parts))
+    )
+    layout = plan_layout(moved)
+    first, second, third, _ = layout.extents
+    assert (first.start, second.start, third.start) == (RESERVED, 1 << 30, second.end)
+    assert layout.size == layout.extents[-1].end + RESERVED

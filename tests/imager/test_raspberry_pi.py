@@ -20,6 +20,7 @@ from imager.kernel import prepare_kernel
 from imager.repository.anchor import make_anchor, read_anchor
 from imager.signing import PeSigner, load_pe_signer
 from imager.tools import Tools
+from imager.tree import Entry
 from manifests.board import Board
 from manifests.catalogue import find, load_board, load_product
 from recovery.bootcontrol import autoboot
@@ -27,6 +28,7 @@ from recovery.bootcontrol.recorded import GOOD, Record
 from recovery.device import DeviceConfig, encode
 from recovery.errors import ManifestError
 from recovery.reporter import SilentReporter
+from tests.imager.debs import make_deb
 from tests.recovery import loaders
 
 BUILT = 1_735_689_600
@@ -174,6 +176,36 @@ def test_the_kernel_of_the_maker_must_be_there(tmp_path: Path, tools: Tools) -> 
         prepare_kernel(pi(5), Cache(tmp_path), tools)
     assert "vendor/linux-image-rpi-2712.deb" in str(caught.value)
     assert "its maker publishes it" in caught.value.details
+
+
+@pytest.mark.parametrize("top", ["usr/lib/modules", "lib/modules"])
+def test_the_kernel_of_the_maker_is_taken_from_its_package(
+    top: str, tmp_path: Path, tools: Tools
+) -> None:
+    version = "6.12.47+rpt-rpi-v8"
+    files = {
+        f"boot/vmlinuz-{version}": KERNEL,
+        f"boot/config-{version}": b"CONFIG_ARM64=y\n",
+        f"usr/lib/linux-image-{version}/broadcom/bcm2711-rpi-4-b.dtb": b"the device tree",
+        f"{top}/{version}/modules.order": b"",
+        f"{top}/{version}/modules.builtin": b"kernel/drivers/mmc/host/sdhci-iproc.ko\n",
+        f"{top}/{version}/modules.builtin.modinfo": b"",
+    }
+    archive = tmp_path / "kernel.deb"
+    entries = {name: Entry("file", content=data) for name, data in files.items()}
+    archive.write_bytes(make_deb(f"linux-image-{version}", entries))
+    board = pi()
+    own = msgspec.structs.replace(board.kernel, archive=str(archive))
+    board = msgspec.structs.replace(board, kernel=own)
+    kernel = prepare_kernel(board, Cache(tmp_path / "cache"), tools)
+    assert kernel.version == version
+    assert kernel.image.read_bytes() == KERNEL
+    tree = kernel.device_tree(board.kernel.device_tree)
+    assert tree is not None
+    assert tree.read_bytes() == b"the device tree"
+    assert [package.name for package in kernel.packages] == [f"linux-image-{version}"]
+    # Built in, so there is nothing to load.
+    assert kernel.module_files(["sdhci-iproc"]) == []
 
 
 def make_build(directory: Path, board: Board, artifact: Path) -> Path:
