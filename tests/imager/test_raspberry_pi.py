@@ -34,7 +34,7 @@ from tests.recovery import loaders
 BUILT = 1_735_689_600
 # An ARM64 kernel that passes tryboot on, as far as the imager looks.
 KERNEL = b"MZ\x00\xfa" + b"code " * 5000 + b"\0 tryboot\0" + b"data" * 3000
-LINE = "orbital.roothash=" + "ab" * 32 + " orbital.slots=root-a,root-b console=ttyS1,115200 ro"
+LINE = "orbital.roothash=" + "ab" * 32 + " orbital.slots=root-a,root-b console=ttyS0,115200 ro"
 
 
 def pi(number: int = 4) -> Board:
