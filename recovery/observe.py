@@ -10,7 +10,7 @@ from recovery.decide import View
 from recovery.device import load
 from recovery.generations import Generation
 from recovery.slots import BootControl
-from recovery.state import StateStore
+from recovery.state import StateRecord, StateStore
 
 
 def observe(
@@ -32,11 +32,25 @@ def view_of(
     volatile: bool = False,
 ) -> View:
     """The view, from what is durable at this moment. Raises StateError or BootControlError."""
+    record, generations = store.load(), store.generations.all()
+    return view_with(record, generations, boot_control, running, boot_id=boot_id, volatile=volatile)
+
+
+def view_with(
+    record: StateRecord,
+    generations: tuple[Generation, ...],
+    boot_control: BootControl,
+    running: Generation,
+    *,
+    boot_id: str,
+    volatile: bool = False,
+) -> View:
+    """The view, of records that have been read. Raises BootControlError."""
     return View(
         boot_id=boot_id,
         running=running,
-        record=store.load(),
-        generations=store.generations.all(),
+        record=record,
+        generations=generations,
         active=boot_control.active_slot(),
         a=boot_control.slot_state("a"),
         b=boot_control.slot_state("b"),

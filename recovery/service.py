@@ -29,7 +29,7 @@ from recovery.device import load as load_config
 from recovery.early import PROBATION_FLAG, TRIAL_FLAG, say
 from recovery.errors import OrbitalError, StateError
 from recovery.generations import Generation
-from recovery.observe import view_of
+from recovery.observe import view_with
 from recovery.packages.host import PackageHost
 from recovery.slots import BootControl
 from recovery.state import STATE_ROOT, Quarantine, Stage, StateStore
@@ -90,10 +90,12 @@ class Agent:
 
     def view(self) -> View:
         """What is durable at this moment."""
-        return view_of(
-            self.store,
+        record, generations = self.store.load(), self.store.generations.all()
+        return view_with(
+            record,
+            generations,
             self.boot_control,
-            self.running,
+            running_record(self.report, record, generations),
             boot_id=self.report.boot_id,
             volatile=self.report.volatile,
         )
@@ -164,7 +166,7 @@ class Agent:
                 return False
             trial = view.running
             depends = {
-                entry.name: [item.package for item in self.host.manifest(entry.digest).depends]
+                entry.name: sorted(self.host.manifest(entry.digest).needs)
                 for entry in trial.packages
             }
             number = next_number(view.record, self.store)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Literal
@@ -110,11 +110,7 @@ def fetch_segment(source: Source, segment: Segment, into: memoryview) -> memoryv
 
     Raises TrustError when the bytes are wrong, and FetchError.
     """
-    name = segment.stored_sha256
-    path = f"chunks/{name[:2]}/{name}"
-    stored = b"".join(source.open(path, segment.stored_size))
-    if len(stored) != segment.stored_size or hashlib.sha256(stored).hexdigest() != name:
-        raise _damaged(source, path, "its digest is not the signed one")
+    path, stored = _stored(source, segment)
     plain = into[: segment.size]
     try:
         with zstandard.ZstdDecompressor().stream_reader(stored) as reader:
@@ -125,6 +121,36 @@ def fetch_segment(source: Source, segment: Segment, into: memoryview) -> memoryv
     if size != segment.size or more:
         raise _damaged(source, path, "its content does not have the signed size")
     return plain
+
+
+def segment_blocks(source: Source, segment: Segment, memory: memoryview) -> Iterator[memoryview]:
+    """Fetches and verifies one segment as `fetch_segment`; its content, block by block in memory.
+
+    For content that is verified as a whole before it is used: a segment whose content has
+    another size than the signed one is an error after its last block. Raises as `fetch_segment`.
+    """
+    path, stored = _stored(source, segment)
+    left = segment.size
+    try:
+        with zstandard.ZstdDecompressor().stream_reader(stored) as reader:
+            while left and (size := reader.readinto(memory[:left])):
+                left -= size
+                yield memory[:size]
+            more = reader.read(1)
+    except zstandard.ZstdError as error:
+        raise _damaged(source, path, f"it cannot be decompressed: {error}") from error
+    if left or more:
+        raise _damaged(source, path, "its content does not have the signed size")
+
+
+def _stored(source: Source, segment: Segment) -> tuple[str, bytes]:
+    """Where the segment is stored and its bytes there, as they were signed."""
+    name = segment.stored_sha256
+    path = f"chunks/{name[:2]}/{name}"
+    stored = b"".join(source.open(path, segment.stored_size))
+    if len(stored) != segment.stored_size or hashlib.sha256(stored).hexdigest() != name:
+        raise _damaged(source, path, "its digest is not the signed one")
+    return path, stored
 
 
 class _Job:

@@ -36,7 +36,7 @@ def enable(path: Path, signature: bytes) -> None:
     """Puts the file under fs-verity with its publisher's signature; it can never be written again.
 
     signature: PKCS#7, DER; checked by the kernel against its keyring. Durable
-    when this returns. Raises TrustError when the kernel refuses the signature,
+    once the file is flushed. Raises TrustError when the kernel refuses the signature,
     StateError when the file system cannot do it, OSError.
     """
     buffer = ctypes.create_string_buffer(signature, len(signature))
@@ -47,7 +47,6 @@ def enable(path: Path, signature: bytes) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         fcntl.ioctl(fd, _ENABLE, argument)
-        os.fsync(fd)
     except OSError as error:
         raise _refusal(path, error) from error
     finally:

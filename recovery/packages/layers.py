@@ -24,7 +24,7 @@ from recovery.layer import copy_tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
     from typing import Any
 
@@ -175,30 +175,6 @@ def rendered(layer: Path, package: Package) -> tuple[dict[str, str], list[str]]:
             values = json.loads(item.defaults)
         texts[item.name] = json.dumps(values, indent=1, sort_keys=True) + "\n"
     return texts, problems
-
-
-def prune(paths: Paths, keep: Collection[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
-    """Removes every state layer, and every cut copy, that is not in keep; returns which.
-
-    keep: (package, number), of all generations that stay. A power cut leaves
-    part of a layer that nothing refers to; the next run removes it.
-    """
-    import shutil
-
-    removed: list[tuple[str, int]] = []
-    packages = paths.state / "layers"
-    for directory in sorted(packages.iterdir()) if packages.is_dir() else ():
-        for layer in sorted(directory.iterdir()):
-            number = layer.name.removesuffix(".new")
-            if not number.isdigit():
-                continue
-            if number == layer.name and (directory.name, int(number)) in keep:
-                continue
-            shutil.rmtree(layer, ignore_errors=True)
-            removed.append((directory.name, int(number)))
-        if not any(directory.iterdir()):
-            directory.rmdir()
-    return tuple(removed)
 
 
 def _fresh(layer: Path) -> Path:

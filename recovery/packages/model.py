@@ -211,6 +211,11 @@ class Package(Value):
     members: tuple[str, ...] = ()
 
     @property
+    def needs(self) -> frozenset[str]:
+        """Names of the packages that must be there for it."""
+        return frozenset((*(item.package for item in self.depends), *self.members))
+
+    @property
     def capabilities(self) -> tuple[str, ...]:
         """Every capability that something in the package asks for, sorted."""
         users: tuple[Service | Program, ...] = (*self.services, *self.programs)

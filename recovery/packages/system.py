@@ -245,11 +245,11 @@ class SystemHost:
             if name in found or name in above or name not in known:
                 return
             try:
-                needs = self._mounted(known[name].digest).depends
+                needs = self._mounted(known[name].digest).needs
             except StateError:
-                needs = ()
-            for dependency in needs:
-                add(dependency.package, (*above, name))
+                needs = frozenset()
+            for dependency in sorted(needs):
+                add(dependency, (*above, name))
             found.append(name)
 
         for name in sorted(packages):

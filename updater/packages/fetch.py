@@ -11,11 +11,15 @@ bad on its way to the disk is found whenever it is read.
 The order, and what a power cut after each arrow leaves:
 
     segments into .DIGEST.part             pieces, or nothing; the next run keeps right ones
-    → fs-verity enabled, flushed           a whole image with a name that nobody reads
-    → **renamed to DIGEST**                it is in the store, in place of one that went bad
+    → fs-verity enabled                    pieces, or a whole image that nobody reads yet
+    → renamed to DIGEST, **flushed**       it is in the store, in place of one that went bad
 
-The second step flushes data and hash tree at once: flushing the data before
-would only cost time, for a cut in between leaves pieces all the same.
+One flush, of the renamed file and its directory, makes data, hash tree and
+name last; nothing durable names DIGEST before `fetch` returns. A cut before
+that leaves the old name or the new one. A file with the new one that were not
+whole (ext4 writes all of a file's blocks before the mark that it is under
+fs-verity, and that before the rename: fs/ext4/verity.c, "ext4_end_enable_verity")
+would be found so by the next run, which measures and reads it, and be replaced.
 """
 
 from __future__ import annotations
@@ -29,7 +33,6 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Protocol
 
 from manifests.index import Stream
@@ -38,12 +41,12 @@ from recovery import durable
 from recovery.errors import OrbitalError, SpaceError, StateError, TrustError
 from recovery.packages import fsverity
 from recovery.reporter import Reporter
-from updater import medium
 from updater.source import Source
-from updater.transfer import WORKERS, Piece, fetch_segment, pieces
+from updater.transfer import WORKERS, Piece, pieces, segment_blocks
 
 _PART = ".part"
 _READ = 1 << 20
+_BLOCK = 1 << 18
 # The hash tree takes 1/127 of the data; the file system something, too.
 _OVERHEAD = 64
 _SPARE = 1 << 20
@@ -57,7 +60,10 @@ class Verity(Protocol):
     """What puts files under fs-verity: `recovery.packages.fsverity`, or a table in a test."""
 
     def enable(self, path: Path, signature: bytes, /) -> None:
-        """Puts the file under fs-verity, durably. Raises TrustError, StateError, OSError."""
+        """Puts the file under fs-verity; durable once it is flushed.
+
+        Raises TrustError, StateError, OSError.
+        """
 
     def measure(self, file: Path, /) -> str:
         """The digest that is enforced for the file, hex. Raises TrustError, OSError."""
@@ -102,11 +108,12 @@ def fetch(
     try:
         durable.make_directory(store)
         if _is_whole(final, release.digest, verity):
+            # The run that brought it may have been killed before it flushed.
+            durable.sync_file(final)
+            durable.sync_directory(store)
             return final
-        if _is_whole(part, release.digest, verity):
-            # Enabled in a run that was killed, perhaps before it was flushed.
-            durable.sync_file(part)
-        else:
+        # In a run that was killed it may have come under fs-verity already.
+        if not _is_whole(part, release.digest, verity):
             _require_room(store, release.stream.size)
             _fill(part, release.stream, source, reporter)
             _seal(part, release, verity)
@@ -145,19 +152,12 @@ def _fill(part: Path, stream: Stream, source: Source, reporter: Reporter) -> Non
         resume = os.fstat(fd).st_size > 0
         os.ftruncate(fd, stream.size)
         os.fchmod(fd, 0o644)
-        memories: SimpleQueue[memoryview] = SimpleQueue()
         todo = pieces(stream)
         workers = min(WORKERS, len(todo))
-        for _ in range(workers):
-            memories.put(medium.buffer(stream.segment_size))
 
         def place(piece: Piece) -> int:
-            memory = memories.get()
-            try:
-                if not (resume and _holds(fd, piece, memory)):
-                    _write(fd, piece.offset, fetch_segment(source, piece.segment, memory))
-            finally:
-                memories.put(memory)
+            if not (resume and _holds(fd, piece)):
+                _place(fd, piece, source)
             return piece.segment.size
 
         _run(place, todo, workers, source, lambda done: reporter.progress(done, stream.size))
@@ -202,20 +202,31 @@ def _run(
             raise
 
 
-def _holds(fd: int, piece: Piece, memory: memoryview) -> bool:
-    plain = memory[: piece.segment.size]
-    size = os.preadv(fd, [plain], piece.offset)
-    return size == len(plain) and hashlib.sha256(plain).hexdigest() == piece.segment.sha256
+def _holds(fd: int, piece: Piece) -> bool:
+    found, offset = hashlib.sha256(), piece.offset
+    memory = memoryview(bytearray(_BLOCK))
+    end = offset + piece.segment.size
+    while offset < end and (size := os.preadv(fd, [memory[: end - offset]], offset)):
+        found.update(memory[:size])
+        offset += size
+    return offset == end and found.hexdigest() == piece.segment.sha256
+
+
+def _place(fd: int, piece: Piece, source: Source) -> None:
+    """Writes the segment as it is decompressed, through memory that the processor's cache holds."""
+    offset = piece.offset
+    for block in segment_blocks(source, piece.segment, memoryview(bytearray(_BLOCK))):
+        _write(fd, offset, block)
+        offset += len(block)
+    # The disk starts to write while we fetch and hash on; this promises nothing and may
+    # fail (sync_file_range(2)): what makes the image durable is the flush at its end.
+    _libc.sync_file_range(fd, piece.offset, piece.segment.size, _SYNC_FILE_RANGE_WRITE)
 
 
 def _write(fd: int, offset: int, data: memoryview) -> None:
-    start, size = offset, len(data)
     while data:
         done = os.pwrite(fd, data, offset)
         data, offset = data[done:], offset + done
-    # The disk starts to write while we fetch and hash on; this promises nothing and may
-    # fail (sync_file_range(2)): what makes the image durable is the flush at its end.
-    _libc.sync_file_range(fd, start, size, _SYNC_FILE_RANGE_WRITE)
 
 
 def _seal(part: Path, release: PackageRelease, verity: Verity) -> None:

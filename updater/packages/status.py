@@ -151,8 +151,7 @@ def depends_of(
     found: dict[str, frozenset[str]] = {}
     for entry in generation.packages:
         manifest = manifests.get(entry.digest)
-        needs = {item.package for item in manifest.depends} if manifest else set()
-        needs |= set(manifest.members) if manifest else set()
+        needs = manifest.needs if manifest is not None else frozenset[str]()
         found[entry.name] = found.get(entry.name, frozenset()) | needs
     return found
 

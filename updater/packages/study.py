@@ -75,8 +75,7 @@ def study(
     for entry in (*old, *new):
         known = manifests.get(entry.digest)
         if known is not None:
-            names = {item.package for item in known.depends} | set(known.members)
-            depends[entry.name] = depends.get(entry.name, frozenset()) | names
+            depends[entry.name] = depends.get(entry.name, frozenset()) | known.needs
     touched = [item.name for item in found if changes_services(item)]
     affected = frozenset(touched) if alone else with_dependents(touched, depends)
     return Study(

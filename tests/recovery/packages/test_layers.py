@@ -1,4 +1,4 @@
-"""State layers on a real file system: copied whole, owned by their user, pruned."""
+"""State layers on a real file system: copied whole, owned by their user."""
 
 from __future__ import annotations
 
@@ -76,18 +76,6 @@ def test_a_cut_copy_is_made_again_whole(tmp_path: Path, monkeypatch: pytest.Monk
         if not operations.happened:
             break
     assert cuts >= 1
-
-
-def test_prune_keeps_what_a_generation_has_and_removes_cut_copies(tmp_path: Path) -> None:
-    paths = Paths(tmp_path)
-    for number in (2, 3, 4):
-        written(paths, number, "x")
-    paths.layer("vpn", 5).with_name("5.new").mkdir()
-    layers.prepare(paths, entry("gone"), package("gone", service(state=True)), None)
-    removed = layers.prune(paths, {("vpn", 3), ("vpn", 5)})
-    assert set(removed) == {("vpn", 2), ("vpn", 4), ("vpn", 5), ("gone", 2)}
-    assert [path.name for path in (paths.state / "layers/vpn").iterdir()] == ["3"]
-    assert not (paths.state / "layers/gone").exists()
 
 
 def test_configuration_is_checked_kept_and_rendered_over_the_defaults(tmp_path: Path) -> None:
