@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from qemu import snapshot
+from qemu import promises, snapshot
 from qemu.hardware import Forward, Hardware
 from qemu.machine import Machine
 from qemu.server import Server
@@ -79,6 +79,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--board", default="qemu-x86_64-nvme", help="the board of test_board_data_only.py"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begins a new file of promises, in the process that starts the others."""
+    if not hasattr(config, "workerinput"):
+        (config.getoption("--artifacts") / promises.FILE).unlink(missing_ok=True)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Prints which board kept which promise, and how long that took."""
+    kept = promises.read(config.getoption("--artifacts") / promises.FILE)
+    if kept:
+        terminalreporter.section("boards")
+        for line in promises.summary(kept):
+            terminalreporter.write_line(line)
 
 
 @pytest.hookimpl(wrapper=True)

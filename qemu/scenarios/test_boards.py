@@ -1,0 +1,135 @@
+"""Every board keeps the promises of the reference board, from the artifact that ships.
+
+Boots are shared: each scenario takes one machine through all it can. The first
+runs for every board in CI; the others are the full matrix (`-m campaign`).
+One board only: `-k qemu-armhf`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from manifests.catalogue import find, load_board, names
+from qemu.device import Device
+from qemu.faults import corrupt
+from qemu.lab import Lab
+from qemu.promises import FILE, Evidence
+from qemu.scenarios.counting import count
+from qemu.server import Server
+
+pytestmark = pytest.mark.boot
+
+# Patient: two emulated machines share the host with builds.
+BOOT_SECONDS = 600
+# Long enough for every granted try to end in the watchdog (60 s each).
+FALLBACK_SECONDS = 1200
+BOARDS = [name for name in names("board") if load_board(find("board", name)).qemu]
+# fault → the promise it is about, and what history calls the outcome
+FAULTS = {
+    "panic": ("panic", "fell-back"),
+    "hang-before-watchdog-driver": ("hang", "fell-back"),
+    "unhealthy": ("failed health", "rolled-back"),
+}
+
+
+@pytest.fixture(params=BOARDS)
+def board(request: pytest.FixtureRequest) -> str:
+    """Each board that can be emulated."""
+    return str(request.param)
+
+
+@pytest.fixture
+def board_lab(board: str, tmp_path: Path) -> Lab:
+    """The reference product on the board."""
+    return Lab(tmp_path, board=board)
+
+
+@pytest.fixture
+def board_server(board_lab: Lab, serve: Callable[[Path], Server]) -> Server:
+    """A web server with the lab's repository."""
+    board_lab.offer(board_lab.version)
+    return serve(board_lab.repository)
+
+
+@pytest.fixture
+def board_device(board_lab: Lab, artifacts: Path) -> Iterator[Device]:
+    """The factory disk, switched on."""
+    directory = artifacts / "machine"
+    directory.mkdir()
+    with board_lab.machine(directory) as machine:
+        yield Device(machine)
+
+
+@pytest.fixture
+def evidence(board: str, request: pytest.FixtureRequest) -> Evidence:
+    """Where promises that were kept are noted."""
+    return Evidence(request.config.getoption("--artifacts") / FILE, board)
+
+
+def fallen_back(device: Device) -> dict[str, object]:
+    """Waits until the device has given a version up; returns the status."""
+    return device.settle(FALLBACK_SECONDS, when=lambda found: bool(found["quarantined"]))
+
+
+def test_a_board_updates_and_falls_back(
+    board_device: Device, board_lab: Lab, board_server: Server, evidence: Evidence
+) -> None:
+    device, machine = board_device, board_device.machine
+    with evidence.of("factory disk boots", "1.0, slot a"):
+        status = device.settle(BOOT_SECONDS)
+        assert (status["version"], status["slot"], status["committed"]) == ("1.0", "a", True)
+        assert status["board"] == board_lab.product.board.board
+        assert machine.run("cat /run/orbital/watchdog").output.strip() == "armed"
+
+    board_lab.offer_package("counter", version="1.0")
+    device.install(board_server.url, "counter")
+    before = count(device)
+    machine.run("echo 'set by the owner' > /etc/owner; sync")
+
+    board_lab.offer("2.0")
+    with evidence.of("damaged slot", "2.0 in slot b overwritten before its first start"):
+        device.update(board_server.url, "2.0")
+        machine.run("sync")
+        machine.stop()
+        for offset in range(1 << 20, 100 << 20, 1 << 20):
+            corrupt(machine.disk, "root-b", offset=offset, length=256 << 10)
+        machine.start()
+        status = fallen_back(device)
+        assert (status["version"], status["slot"], status["committed"]) == ("1.0", "a", True)
+        assert device.packages()["counter"]["enabled"] is True
+
+    with evidence.of("good update", "2.0, slot b, tried, checked, committed"):
+        device.update(board_server.url, "2.0")
+        status = device.restart(BOOT_SECONDS)
+        assert (status["version"], status["slot"], status["committed"]) == ("2.0", "b", True)
+        assert machine.run("cat /etc/owner").output == "set by the owner\n"
+
+    with evidence.of("package set follows", "back to 1.0 and forward with its state"):
+        assert device.packages()["counter"]["version"] == "1.0"
+        assert count(device) >= before
+
+
+@pytest.mark.campaign
+def test_a_board_survives_every_bad_release(
+    board_device: Device, board_lab: Lab, board_server: Server, evidence: Evidence
+) -> None:
+    device = board_device
+    device.settle(BOOT_SECONDS)
+    for number, (fault, (promise, outcome)) in enumerate(FAULTS.items()):
+        version = board_lab.offer(f"3.{number}", fault)
+        with evidence.of(promise, f"{version} with {fault}: back on 1.0"):
+            device.update(board_server.url, version)
+            device.reboot()
+            status = device.settle(
+                FALLBACK_SECONDS,
+                when=lambda found, version=version: (  # type: ignore[misc]
+                    version in [item["version"] for item in found["quarantined"]]
+                ),
+            )
+            assert (status["version"], status["slot"], status["committed"]) == ("1.0", "a", True)
+            events = [event["event"] for event in device.history()]
+            verdicts = [event for event in events if event in ("fell-back", "rolled-back")]
+            assert verdicts[-1] == outcome
