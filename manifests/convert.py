@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from manifests.catalogue import Product
 from manifests.health import device_check
 from manifests.system import device_trial, device_update
@@ -15,6 +17,8 @@ def device_config(product: Product, built: int) -> device.DeviceConfig:
     """
     board, manifest = product.board, product.manifest
     environment = board.environment_partition
+    # The Raspberry Pi's firmware tries once; records shall not promise more.
+    trial = device_trial(manifest.trial)
     return device.DeviceConfig(
         system=manifest.system,
         version=manifest.version,
@@ -29,7 +33,7 @@ def device_config(product: Product, built: int) -> device.DeviceConfig:
         slots=board.slot_labels,
         watchdog=board.watchdog.timeout_seconds if board.watchdog else 0,
         health=tuple(device_check(check) for check in product.health),
-        trial=device_trial(manifest.trial),
+        trial=dataclasses.replace(trial, tries=1) if board.boot_control == "tryboot" else trial,
         update=device_update(manifest.update),
         packages=tuple(
             device.SystemPackage(

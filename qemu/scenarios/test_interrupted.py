@@ -23,7 +23,13 @@ def _chunks(server: Server) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("written", [24 << 20, 96 << 20], ids=["early", "late"])
+@pytest.mark.parametrize(
+    "written",
+    [
+        pytest.param(24 << 20, id="early", marks=pytest.mark.campaign),
+        pytest.param(96 << 20, id="late"),
+    ],
+)
 def test_a_power_cut_while_writing_leaves_the_old_version_and_the_update_resumes(
     written: int, device: Device, lab: Lab, server: Server
 ) -> None:

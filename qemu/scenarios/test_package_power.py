@@ -16,7 +16,13 @@ BOOT_SECONDS = 300
 NEXT = service("counter", environment={"COUNTER_SCHEMA": "1", "NEXT": "1"})
 
 
-@pytest.mark.parametrize("moment", ["stop services", "activate", "start services", "committed"])
+# The steps before are cut one by one without a boot (tests/updater/packages).
+_CAMPAIGN = [
+    pytest.param(moment, marks=pytest.mark.campaign) for moment in ("stop services", "activate")
+]
+
+
+@pytest.mark.parametrize("moment", [*_CAMPAIGN, "start services", "committed"])
 def test_a_power_cut_leaves_one_whole_set(
     stocked: Device, stock: Lab, shop: Server, moment: str
 ) -> None:
