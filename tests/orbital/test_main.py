@@ -20,6 +20,7 @@ from orbital.output import Output
 from recovery.errors import SpaceError
 
 ROOT = Path(__file__).parent.parent.parent
+BOARDS = ", ".join(sorted(path.stem for path in (ROOT / "boards").glob("*.yaml")))
 Handler = Callable[[argparse.Namespace, Output], int]
 
 
@@ -112,7 +113,7 @@ def test_an_error_is_text_on_stderr_with_its_exit_code() -> None:
     assert done.stdout == ""
     assert done.stderr == (
         f"orbital: cannot find board qemu-x86 in {ROOT}/boards\n"
-        '  did you mean "qemu-x86_64"? known: qemu-x86_64\n'
+        f'  did you mean "qemu-x86_64"? known: {BOARDS}\n'
     )
 
 
@@ -129,7 +130,7 @@ def test_an_error_with_json_is_one_document_wherever_the_option_stands(
             "kind": "manifest",
             "brief": f"cannot find board x in {ROOT}/boards",
             "details": "",
-            "resolution": "known: qemu-x86_64",
+            "resolution": f"known: {BOARDS}",
             "exit_code": 3,
         }
     }
