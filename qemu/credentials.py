@@ -1,5 +1,7 @@
 """What the machine tells systemd in the guest: system credentials, in SMBIOS or fw_cfg.
 
+A guest that can read neither gets its root shell by `qemu.planted`.
+
 See systemd.system-credentials(7). systemd 256 and later make units out of
 `systemd.extra-unit.*` and drop-ins out of `systemd.unit-dropin.*`, so a test
 can add a service to an image that knows nothing of tests.
@@ -28,7 +30,7 @@ StartLimitIntervalSec=0
 [Service]
 Environment=HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 ExecStartPre=-/sbin/modprobe -q virtio_console
-ExecStart=/bin/sh /run/credentials/@system/orbital-test.agent
+ExecStart=/bin/sh {agent}
 StandardOutput=null
 StandardError=null
 Restart=always
@@ -40,19 +42,24 @@ _WANTED = "[Unit]\nWants=orbital-test.service\n"
 
 
 # QEMU takes names of at most 55 bytes for fw_cfg, "opt/io.systemd.credentials/" included: so
-# the unit has the shortest name there is, and hangs on the one unit that every boot has and
-# whose name is short enough.
+# the unit has the shortest name there is, and hangs on the one unit that every way to boot
+# starts and whose name is short enough.
 _FW_CFG_NAMES = {
     "systemd.extra-unit.orbital-test.service": "systemd.extra-unit.o.service",
     "systemd.unit-dropin.sysinit.target": "systemd.unit-dropin.-.mount",
 }
 
 
+def shell_service(agent: str = "/run/credentials/@system/orbital-test.agent") -> str:
+    """The unit that runs the guest's side of the shell. agent: where that is."""
+    return _SERVICE.format(agent=agent)
+
+
 def shell_credentials() -> dict[str, bytes]:
     """The credentials that give a guest the root shell that `qemu.shell` talks to."""
     return {
         "orbital-test.agent": _AGENT.read_bytes(),
-        "systemd.extra-unit.orbital-test.service": _SERVICE.encode(),
+        "systemd.extra-unit.orbital-test.service": shell_service().encode(),
         # One of these is part of every way to boot.
         "systemd.unit-dropin.sysinit.target": _WANTED.encode(),
         "systemd.unit-dropin.emergency.target": _WANTED.encode(),
@@ -74,7 +81,7 @@ def fw_cfg_options(credentials: Mapping[str, bytes]) -> list[str]:
     for name, value in sorted(credentials.items()):
         short = _FW_CFG_NAMES.get(name, name)
         if name == "systemd.unit-dropin.emergency.target":
-            continue
+            continue  # has the root mount, too
         text = value.decode().replace("orbital-test.service", "o.service").replace(",", ",,")
         options += ["-fw_cfg", f"name=opt/io.systemd.credentials/{short},string={text}"]
     return options

@@ -16,6 +16,7 @@ from qemu.errors import MachineError
 # is above QEMU's default because a boot of systemd does not fit into it.
 ACCELERATOR = "tcg,thread=multi,tb-size=512"
 
+Credentials = Literal["smbios", "fw_cfg", "none"]
 DISK = "disk0"
 NETWORK = "net0"
 # The host as the guest sees it in QEMU's user network.
@@ -29,7 +30,8 @@ class Hardware:
     firmware_code, firmware_variables: firmware images, None for a machine
         that starts with QEMU's own firmware. firmware_variables is a template.
     firmware_option: how QEMU gets the code: pflash, bios or kernel.
-    credentials: how the guest gets credentials: smbios, or fw_cfg where there is none.
+    credentials: how the guest gets credentials: smbios, or fw_cfg where there is none; none
+        where it has neither (see qemu.planted).
     secure_flash: variables are protected by SMM (needed for Secure Boot;
         the firmware must be built for it, and only then).
     memory: MiB. disk, network, random, watchdog: QEMU's names of the device
@@ -44,7 +46,7 @@ class Hardware:
     firmware_code: Path | None = None
     firmware_variables: Path | None = None
     firmware_option: str = "pflash"
-    credentials: Literal["smbios", "fw_cfg"] = "smbios"
+    credentials: Credentials = "smbios"
     secure_flash: bool = True
     disk: str = "virtio-blk-pci"
     network: str = "virtio-net-pci"
@@ -75,8 +77,7 @@ def of_board(board: Board, firmware_root: Path = Path("/")) -> Hardware:
         memory=emulation.memory >> 20,
         firmware_code=firmware_root / code.lstrip("/") if code else None,
         firmware_option=emulation.firmware_option,
-        # U-Boot passes no SMBIOS tables on.
-        credentials="fw_cfg" if board.firmware.kind == "u-boot" else "smbios",
+        credentials=_credentials(board),
         firmware_variables=firmware_root / variables.lstrip("/") if variables else None,
         # A board says what its flash needs among its arguments.
         secure_flash=False,
@@ -86,6 +87,15 @@ def of_board(board: Board, firmware_root: Path = Path("/")) -> Hardware:
         watchdog=emulation.watchdog_device or "",
         arguments=emulation.arguments,
     )
+
+
+def _credentials(board: Board) -> Credentials:
+    """How the guest can be told of the root shell."""
+    # U-Boot passes no SMBIOS tables on. Debian's kernel for armhf has no driver for fw_cfg;
+    # QEMU 7.2 makes RISC-V's too late for -fw_cfg.
+    if board.firmware.kind != "u-boot":
+        return "smbios"
+    return "fw_cfg" if board.architecture == "aarch64" else "none"
 
 
 @dataclass(frozen=True)
@@ -147,8 +157,10 @@ def command_line(hardware: Hardware, wiring: Wiring) -> list[str]:
         ]
     if hardware.watchdog:
         command += ["-device", f"{hardware.watchdog},id=watchdog0", "-action", "watchdog=reset"]
-    options = smbios_options if hardware.credentials == "smbios" else fw_cfg_options
-    command += options(wiring.credentials)
+    if hardware.credentials == "smbios":
+        command += smbios_options(wiring.credentials)
+    elif hardware.credentials == "fw_cfg":
+        command += fw_cfg_options(wiring.credentials)
     if wiring.restore:
         command += ["-incoming", "defer"]
     return [*command, *hardware.arguments, *wiring.extra]

@@ -42,6 +42,7 @@ from manifests.catalogue import Product, load_product
 from qemu.faulty import faulty, version_of
 from qemu.hardware import Hardware, of_board
 from qemu.machine import Machine
+from qemu.planted import plant_shell
 from qemu.variants import variant
 from recovery import durable
 from recovery.reporter import Reporter, SilentReporter
@@ -218,6 +219,16 @@ class Lab:
         return disk
 
     @cached_property
+    def _machine_disk(self) -> Path:
+        """The factory disk; with the root shell in its /etc where it cannot come from outside."""
+        if self.hardware.credentials != "none":
+            return self.factory
+        disk = self.directory / "factory-shell.qcow2"
+        label = self.product.board.state_partition.label
+        plant_shell(self.factory, disk, label, self.tools)
+        return disk
+
+    @cached_property
     def hardware(self) -> Hardware:
         """The board's machine."""
         return of_board(self.product.board, self.tools.file("."))
@@ -241,7 +252,7 @@ class Lab:
             "extra": STICK_CONTROLLER,
             **options,
         }
-        return Machine(self.hardware, self.factory, directory, **settings)  # type: ignore[arg-type]
+        return Machine(self.hardware, self._machine_disk, directory, **settings)  # type: ignore[arg-type]
 
 
 # A USB controller, so that a stick can be plugged in at any time.

@@ -5,7 +5,6 @@
 # Numbers are hexadecimal. Values that must survive `env import -d` are variables of the shell
 # (NAME=VALUE), which cannot be empty; all others are U-Boot's (setenv, setexpr), named orbital_*.
 
-echo "orbital: u-boot: reading the record"
 @interface@ dev @device@
 
 # 1. Both copies as they are on the disk. Zeros are not a valid copy: a failed read is a lost copy.
@@ -47,7 +46,7 @@ orbital_current=none
 if test ${orbital_valid0} = yes; then orbital_current=0; fi
 if test ${orbital_valid1} = yes; then orbital_current=1; fi
 if test ${orbital_valid0}-${orbital_valid1} = yes-yes; then orbital_current=${orbital_newer}; fi
-echo "orbital: u-boot: copy 0 ${orbital_valid0}, copy 1 ${orbital_valid1}, current ${orbital_current}"
+if test ${orbital_current} = none; then echo "orbital: firmware: the boot control's record is lost"; fi
 
 # An empty environment, the defaults, the record over them ("NAME=" in it deletes a default).
 # Without a valid copy the defaults are the record, and copy 0 is written.
@@ -67,7 +66,6 @@ if test ${orbital_current} = 1; then
 	env import -c @bare1@ @bare_size@
 	orbital_flag=${orbital_after1}
 fi
-echo "orbital: u-boot: order ${BOOT_ORDER}, a ${BOOT_A_LEFT} good ${BOOT_A_GOOD}, b ${BOOT_B_LEFT} good ${BOOT_B_GOOD}"
 
 # 4. The first slot of the order that is good or has tries left.
 orbital_choice=none
@@ -112,6 +110,7 @@ for orbital_name in ${BOOT_ORDER}; do
 					if @interface@ write @out@ ${orbital_block} @copy_blocks@; then
 						orbital_choice=${orbital_slot}
 						orbital_counted=yes
+						echo "orbital: firmware: slot ${orbital_slot} is on trial, ${orbital_taken} tries left"
 					fi
 				fi
 			fi
@@ -129,13 +128,13 @@ if test ${orbital_choice} != none; then
 	if test ${orbital_counted} = no; then orbital_starts="${orbital_choice} ${orbital_order}"; fi
 fi
 
-# 6. From here on a hang is a reset.
+# 6. From here on a hang is a reset, where the board says how.
 @watchdog@
 
 # 7. The boot artifact: its header says how much of the partition it is. Every part of it has a
 # SHA-256 hash that `source` and `bootm` check.
 for orbital_slot in ${orbital_starts}; do
-	echo "orbital: u-boot: starting slot ${orbital_slot}"
+	echo "orbital: firmware: starting slot ${orbital_slot}"
 	orbital_label=@boot_a@
 	if test ${orbital_slot} = b; then orbital_label=@boot_b@; fi
 	part start @disk@ ${orbital_label} orbital_start
@@ -154,6 +153,6 @@ for orbital_slot in ${orbital_starts}; do
 			fi
 		fi
 	fi
-	echo "orbital: u-boot: cannot start slot ${orbital_slot}"
+	echo "orbital: firmware: cannot start slot ${orbital_slot}"
 done
 reset

@@ -43,6 +43,7 @@ _SCRATCH = 512 << 10
 _GZIP = b"\x1f\x8b"
 # What may stand between single quotes of U-Boot's shell and means itself.
 _QUOTABLE = re.compile(r"[^'\\]*")
+_ARMED = 'echo "orbital: firmware: watchdog armed"'
 _FIT = """\
 /dts-v1/;
 / {{
@@ -231,7 +232,7 @@ def boot_script(board: Board) -> str:
         "boot_b": labels["b"],
         # The firmware's own, unless the FIT has one.
         "device_tree": "" if board.kernel.device_tree else "${fdtcontroladdr}",
-        "watchdog": "\n".join(u_boot.watchdog_commands) if armed else "",
+        "watchdog": " && ".join([*u_boot.watchdog_commands, _ARMED]) if armed else "",
         **_places(u_boot),
     }
     text = resources.files("imager.firmware").joinpath(TEMPLATE).read_text()

@@ -1,0 +1,178 @@
+"""Boards with U-Boot keep the promises of the reference board.
+
+One machine a board, from the factory's first boot on: what the tests ask of it they ask
+relative to what it runs, so each can be run alone. Only the last section knows U-Boot.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from qemu import gpt, storage
+from qemu.device import Device, Document
+from qemu.lab import Lab
+from qemu.server import Server
+from recovery.bootcontrol import ubootenv
+from recovery.bootcontrol.recorded import GOOD, Record
+
+pytestmark = pytest.mark.boot
+
+BOARDS = ("qemu-aarch64-uboot", "qemu-riscv64", "qemu-armhf")
+BOOT_SECONDS = 900
+# Long enough for every granted try to end in the watchdog (60 s each).
+FALLBACK_SECONDS = 1800
+
+
+class Board(NamedTuple):
+    """A device of a board that has settled, its lab, and a web server with the lab's releases."""
+
+    device: Device
+    lab: Lab
+    server: Server
+
+    def settled(self) -> Document:
+        """The status, with nothing open."""
+        return self.device.settle(BOOT_SECONDS, when=lambda found: not found["on_probation"])
+
+    def fall_back(self, version: str) -> tuple[Document, str]:
+        """Waits until the version is quarantined; what the console said from the reboot on."""
+        console = self.device.machine.console
+        mark = console.mark
+        self.device.reboot()
+        return self._quarantined(version), console.text[mark:]
+
+    def _quarantined(self, version: str) -> Document:
+        return self.device.settle(
+            FALLBACK_SECONDS,
+            when=lambda found: version in [item["version"] for item in found["quarantined"]],
+        )
+
+    def start(self, version: str) -> Document:
+        """Switches the machine on and waits until the version is quarantined."""
+        self.device.machine.start()
+        return self._quarantined(version)
+
+
+@pytest.fixture(scope="module", params=BOARDS)
+def board(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
+    """The board's machine after its first boot."""
+    name = request.param
+    directory = (request.config.getoption("--artifacts") / f"board-{name}").resolve()
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    lab = Lab(tmp_path_factory.mktemp(name), board=name)
+    lab.offer(lab.version)
+    server = Server(lab.repository, directory)
+    server.start()
+    machine = lab.machine(directory)
+    try:
+        with machine:
+            device = Device(machine)
+            device.settle(BOOT_SECONDS)
+            yield Board(device, lab, server)
+    finally:
+        server.close()
+        machine.disk.unlink(missing_ok=True)
+
+
+def _running(status: Document) -> tuple[str, str, bool]:
+    return status["version"], status["slot"], status["committed"]
+
+
+def test_the_factory_device_is_settled_and_committed(board: Board) -> None:
+    status = board.settled()
+    assert status["committed"] is True
+    assert status["board"] == board.lab.product.board.board
+    assert status["architecture"] == board.lab.product.board.architecture
+    machine = board.device.machine
+    assert machine.run("systemctl list-units --failed --no-legend --plain").output == ""
+    assert machine.run("cat /run/orbital/watchdog").output == "armed\n"
+
+
+def test_an_update_goes_to_the_other_slot_and_keeps_the_configuration(board: Board) -> None:
+    before = board.settled()
+    version = board.lab.offer("2.0")
+    board.device.machine.run("echo 'set by the owner' > /etc/owner")
+    board.device.update(board.server.url, version)
+    status = board.device.restart(BOOT_SECONDS)
+    other = "b" if before["slot"] == "a" else "a"
+    assert _running(status) == (version, other, True)
+    assert board.device.machine.run("cat /etc/owner").output == "set by the owner\n"
+
+
+# fault → what the outcome is called, and a sign of it on the console for each try.
+FAULTS = {
+    "panic": ("fell-back", "Kernel panic"),
+    "hang-initramfs": ("fell-back", "orbital: initramfs: watchdog started"),
+    "unhealthy": ("rolled-back", ""),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_bad_release_ends_with_the_old_version_running(fault: str, board: Board) -> None:
+    outcome, sign = FAULTS[fault]
+    before = board.settled()
+    version = board.lab.offer(f"3.{list(FAULTS).index(fault)}", fault)
+    board.device.update(board.server.url, version)
+    status, console = board.fall_back(version)
+    assert _running(status) == _running(before)
+    last = [event["event"] for event in board.device.history()][-1]
+    assert last == outcome
+    tries = re.findall(r"slot (\w) is on trial, (\d) tries left", console)
+    if outcome == "fell-back":
+        # Every granted try was used, by the loader, before it started.
+        other = "b" if before["slot"] == "a" else "a"
+        assert tries == [(other, "2"), (other, "1"), (other, "0")]
+        assert console.count(sign) >= len(tries)
+
+
+@pytest.mark.parametrize("part", ["root", "boot"])
+def test_a_slot_that_rots_before_its_first_start_falls_back(part: str, board: Board) -> None:
+    before = board.settled()
+    version = board.lab.offer("2.1" if part == "root" else "2.2")
+    board.device.update(board.server.url, version)
+    machine = board.device.machine
+    machine.run("sync")
+    machine.stop()
+    with storage.open_disk(machine.disk, writable=True) as disk:
+        label = f"{part}-{'b' if before['slot'] == 'a' else 'a'}"
+        found = gpt.by_label(gpt.read_partitions(disk.read), label)
+        for offset in range(1 << 20, found.size, 256 << 10):
+            disk.write(found.offset + offset, b"rot" * 1365 + b"!")
+    assert _running(board.start(version)) == _running(before)
+
+
+def test_a_hang_before_the_kernels_watchdog_driver_falls_back(board: Board) -> None:
+    """Only the loader's arming ends this one."""
+    watchdog = board.lab.product.board.watchdog
+    assert watchdog is not None
+    if watchdog.boot_stage == "none":
+        pytest.skip("Debian's kernel of this board has no driver for a watchdog that QEMU has")
+    before = board.settled()
+    version = board.lab.offer("3.9", "hang-before-watchdog-driver")
+    board.device.update(board.server.url, version)
+    status, console = board.fall_back(version)
+    assert _running(status) == _running(before)
+    assert console.count("orbital: firmware: watchdog armed") == 4
+
+
+# U-Boot
+
+
+def test_linux_and_u_boot_write_one_record(board: Board) -> None:
+    """Both copies as U-Boot and Linux left them; variables of others go on over both."""
+    board.settled()
+    machine = board.device.machine
+    size = 2 * ubootenv.SIZE
+    data = machine.run(f"head -c {size} /dev/disk/by-partlabel/environment").raw
+    copies = [ubootenv.decode(data[at : at + ubootenv.SIZE]) for at in (0, ubootenv.SIZE)]
+    newest = copies[ubootenv.second_is_newer(copies[0].flag, copies[1].flag)]
+    record: Record = ubootenv.record_of(newest)
+    assert record.live() == (board.device.status()["slot"],) or len(record.live()) == 2
+    assert record.count(record.live()[0]) == GOOD
