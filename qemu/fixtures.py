@@ -76,9 +76,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--keep-artifacts", action="store_true", help="keep files of tests that pass, too"
     )
-    group.addoption(
-        "--board", default="qemu-x86_64-nvme", help="the board of test_board_data_only.py"
-    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
