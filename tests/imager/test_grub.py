@@ -86,7 +86,7 @@ def test_an_artifact_is_an_archive_of_what_the_slot_needs(factory: Factory) -> N
     assert set(files) == {"boot.cfg", "vmlinuz", "initrd"}
     assert (files["vmlinuz"], files["initrd"]) == (b"kernel", b"files")
     # Quoted: to GRUB the end of one argument would be a new command.
-    assert b"linux /vmlinuz 'orbital.roothash=ab' " in files["boot.cfg"]
+    assert b"linux16 /vmlinuz 'orbital.roothash=ab' " in files["boot.cfg"]
     assert b"'dyndbg=+p;$x'; then" in files["boot.cfg"]
 
 
