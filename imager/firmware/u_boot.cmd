@@ -4,6 +4,7 @@
 # The record: recovery/bootcontrol/ubootenv.py; the same rules as a model: tests/recovery/loaders.py.
 # Numbers are hexadecimal. Values that must survive `env import -d` are variables of the shell
 # (NAME=VALUE), which cannot be empty; all others are U-Boot's (setenv, setexpr), named orbital_*.
+# An apostrophe is a quote to this shell even between double quotes.
 
 @interface@ dev @device@
 
@@ -46,7 +47,7 @@ orbital_current=none
 if test ${orbital_valid0} = yes; then orbital_current=0; fi
 if test ${orbital_valid1} = yes; then orbital_current=1; fi
 if test ${orbital_valid0}-${orbital_valid1} = yes-yes; then orbital_current=${orbital_newer}; fi
-if test ${orbital_current} = none; then echo "orbital: firmware: the boot control's record is lost"; fi
+if test ${orbital_current} = none; then echo "orbital: firmware: no valid record, beginning again"; fi
 
 # An empty environment, the defaults, the record over them ("NAME=" in it deletes a default).
 # Without a valid copy the defaults are the record, and copy 0 is written.

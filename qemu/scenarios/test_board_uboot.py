@@ -9,10 +9,13 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 
+from manifests.catalogue import Product
 from qemu import gpt, storage
 from qemu.device import Device, Document
 from qemu.lab import Lab
@@ -26,6 +29,10 @@ BOARDS = ("qemu-aarch64-uboot", "qemu-riscv64", "qemu-armhf")
 BOOT_SECONDS = 900
 # Long enough for every granted try to end in the watchdog (60 s each).
 FALLBACK_SECONDS = 1800
+
+
+# RISC-V and 32-bit Arm are slow to emulate; a trial that is merely slow is not to fail.
+DEADLINE_SECONDS = 900
 
 
 class Board(NamedTuple):
@@ -66,6 +73,7 @@ def board(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bo
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     lab = Lab(tmp_path_factory.mktemp(name), board=name)
+    lab.product = _patient(lab.product)
     lab.offer(lab.version)
     server = Server(lab.repository, directory)
     server.start()
@@ -78,6 +86,11 @@ def board(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bo
     finally:
         server.close()
         machine.disk.unlink(missing_ok=True)
+
+
+def _patient(product: Product) -> Product:
+    trial = msgspec.structs.replace(product.manifest.trial, deadline_seconds=DEADLINE_SECONDS)
+    return replace(product, manifest=msgspec.structs.replace(product.manifest, trial=trial))
 
 
 def _running(status: Document) -> tuple[str, str, bool]:
