@@ -31,8 +31,7 @@ def os_interface(product: Product, tree: Tree) -> OsInterface:
         board=board.board,
         architecture=board.architecture,
         libraries={
-            soname: _versions(tree, soname, product)
-            for soname in sorted(_promised(product))
+            soname: _versions(tree, soname, product) for soname in sorted(_promised(product))
         },
         programs=tuple(
             _program(tree, path, product) for path in sorted(manifest.interface.programs)
