@@ -80,6 +80,10 @@ class Manager:
         _trace: TracebackType | None,
     ) -> None:  # fmt: skip
         """Ends the connection."""
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection."""
         self._socket.close()
 
     def reload(self) -> None:

@@ -7,6 +7,7 @@ programs are started through `recovery.process`.
 from __future__ import annotations
 
 import contextlib
+import time
 from pathlib import Path
 
 from recovery import process
@@ -33,7 +34,7 @@ from recovery.packages.store import Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from recovery.generations import Generation, PackageEntry
     from recovery.packages.host import Activation
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from recovery.packages.model import Package
 
 _JOB_SECONDS = 300
+_KEEP_SECONDS = 2.0
 _RELOAD_SECONDS = 90
 _MIGRATION_SECONDS = 300
 
@@ -58,6 +60,8 @@ class SystemHost:
         # An image that was verified and is still mounted is not verified again; an
         # activation verifies all of its own.
         self._store = Store(self.paths, self.publishers)
+        self._manager: Manager | None = None
+        self._used = 0.0
 
     def manifest(self, digest: str) -> Package:
         """The manifest of an image in the store, verified first. Raises TrustError, StateError."""
@@ -256,8 +260,29 @@ class SystemHost:
             add(name, ())
         return [name for name in found if name in packages] + sorted(set(packages) - set(found))
 
-    def _systemd(self) -> Manager:
-        return Manager(self.paths.root)
+    @contextlib.contextmanager
+    def _systemd(self) -> Iterator[Manager]:
+        """The connection of the step before, if that was just now, else a new one.
+
+        Connecting costs more than most calls. But systemd ends a connection whose
+        signals nobody reads: so none is kept over anything that takes long.
+        """
+        if self._manager is not None and time.monotonic() - self._used > _KEEP_SECONDS:
+            self._hang_up()
+        if self._manager is None:
+            self._manager = Manager(self.paths.root)
+        try:
+            yield self._manager
+        except BaseException:
+            # An answer may still come: it would be taken for that of the next call.
+            self._hang_up()
+            raise
+        self._used = time.monotonic()
+
+    def _hang_up(self) -> None:
+        if self._manager is not None:
+            self._manager.close()
+            self._manager = None
 
     def _run(self, verb: Verb, units: Sequence[str]) -> None:
         """Returns when systemd has done it, or could not: their states tell."""
