@@ -122,7 +122,10 @@ def test_a_board_survives_every_bad_release(
 ) -> None:
     device = board_device
     device.settle(BOOT_SECONDS)
+    watchdog = board_lab.product.board.watchdog
     for number, (fault, (promise, outcome)) in enumerate(FAULTS.items()):
+        if promise == "hang" and (watchdog is None or watchdog.boot_stage == "none"):
+            continue  # Nothing in this machine ends it: documented, and absent from the table.
         version = board_lab.offer(f"3.{number}", fault)
         with evidence.of(promise, f"{version} with {fault}: back on 1.0"):
             device.update(board_server.url, version)
