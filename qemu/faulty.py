@@ -89,3 +89,9 @@ def faulty(product: Product, name: str, version: str) -> Product:
         packages=product.packages + tuple(load_system_package(path) for path in files),
         files=product.files + files,
     )
+
+
+def patient(product: Product, deadline_seconds: int = 900) -> Product:
+    """The same product for machines that are slow to emulate: merely slow is not broken."""
+    trial = msgspec.structs.replace(product.manifest.trial, deadline_seconds=deadline_seconds)
+    return replace(product, manifest=msgspec.structs.replace(product.manifest, trial=trial))

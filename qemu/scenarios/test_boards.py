@@ -15,6 +15,7 @@ import pytest
 from manifests.catalogue import find, load_board, names
 from qemu.device import Device
 from qemu.faults import corrupt
+from qemu.faulty import patient
 from qemu.lab import Lab
 from qemu.promises import FILE, Evidence
 from qemu.scenarios.counting import count
@@ -23,9 +24,9 @@ from qemu.server import Server
 pytestmark = pytest.mark.boot
 
 # Patient: two emulated machines share the host with builds.
-BOOT_SECONDS = 600
+BOOT_SECONDS = 900
 # Long enough for every granted try to end in the watchdog (60 s each).
-FALLBACK_SECONDS = 1200
+FALLBACK_SECONDS = 1800
 BOARDS = [name for name in names("board") if load_board(find("board", name)).qemu]
 # fault → the promise it is about, and what history calls the outcome
 FAULTS = {
@@ -48,7 +49,9 @@ def board(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def board_lab(board: str, tmp_path: Path) -> Lab:
     """The reference product on the board."""
-    return Lab(tmp_path, board=board)
+    lab = Lab(tmp_path, board=board)
+    lab.product = patient(lab.product)
+    return lab
 
 
 @pytest.fixture
