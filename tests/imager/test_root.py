@@ -240,7 +240,7 @@ def test_an_incomplete_build_directory_is_refused(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_text("x")
     path = publish(tmp_path / "out", source)
-    (path / "loader.efi").unlink()
+    (path / "interface.json").unlink()
     with pytest.raises(ManifestError, match="not a complete build directory") as caught:
         open_build(path)
-    assert "loader.efi" in caught.value.details
+    assert "interface.json" in caught.value.details
