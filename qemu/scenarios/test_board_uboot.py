@@ -23,7 +23,8 @@ from qemu.server import Server
 from recovery.bootcontrol import ubootenv
 from recovery.bootcontrol.recorded import GOOD
 
-pytestmark = pytest.mark.boot
+# Every board does the most important of this in CI: test_boards.py.
+pytestmark = [pytest.mark.boot, pytest.mark.campaign]
 
 BOARDS = ("qemu-aarch64-uboot", "qemu-riscv64", "qemu-armhf")
 BOOT_SECONDS = 900
