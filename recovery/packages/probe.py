@@ -1,12 +1,19 @@
-"""Asks a service for a sign of life: `probe http URL STATUS SECONDS`, `probe tcp PORT SECONDS`.
+"""Asks a service for a sign of life, again and again until the time is over.
+
+    probe http URL STATUS SECONDS     GET answers with the status
+    probe tcp PORT SECONDS            127.0.0.1:PORT accepts
+    probe exec SECONDS COMMAND...     the command ends with exit code 0, within SECONDS
 
 Runs in the service's sandbox and network namespace (`recovery.packages.units`),
 so it needs little memory and no library: one request, HTTP/1.0, only the
-status line is read. Exit code 0 when the answer came in time.
+status line is read. Exit code 0 when one try worked, 1 when none did.
 """
 
 from __future__ import annotations
 
+import os
+import select
+import signal
 import socket
 import sys
 import time
@@ -16,7 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _PAUSE_SECONDS = 0.2
+_COMMAND_PAUSE_SECONDS = 2.0
 _ANSWER_SECONDS = 5.0
+# A device that stood still, or whose first try hung, has not failed yet.
+_TRIES = 3
 
 
 def tcp(port: int) -> str:
@@ -53,14 +63,39 @@ def split_url(url: str) -> tuple[str, int, str]:
     return host.strip("[]"), int(port), slash + path or "/"
 
 
-def wait(attempt: Callable[[], str], seconds: float) -> str:
-    """Tries until it works or the time is over; the last reason, or ""."""
+def execute(command: Sequence[str], seconds: float) -> str:
+    """Why the command does not end with exit code 0 within that time; "" when it does.
+
+    It and what it has started in its process group are killed when the time is over.
+    """
+    try:
+        # Its output is ours: a pipe would stay open in a child of it that lives on.
+        process = os.posix_spawn(command[0], tuple(command), os.environ, setpgroup=0)
+    except OSError as error:
+        return f"{command[0]}: {error.strerror or error}"
+    watched = os.pidfd_open(process)
+    try:
+        ended = bool(select.select([watched], [], [], seconds)[0])
+    finally:
+        os.close(watched)
+    if not ended:
+        os.killpg(process, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    if not ended:
+        return f"{command[0]}: not over within {seconds:g} s"
+    return f"{command[0]}: exit code {code}" if code else ""
+
+
+def wait(attempt: Callable[[], str], seconds: float, pause: float = _PAUSE_SECONDS) -> str:
+    """Tries until it works, or the time is over and three tries failed; the last reason, or ""."""
     deadline = time.monotonic() + seconds
+    tries = 0
     while True:
         problem = attempt()
-        if not problem or time.monotonic() >= deadline:
+        tries += 1
+        if not problem or (tries >= _TRIES and time.monotonic() >= deadline):
             return problem
-        time.sleep(_PAUSE_SECONDS)
+        time.sleep(pause)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -74,6 +109,12 @@ def main(arguments: Sequence[str]) -> int:
             url, status, seconds = rest
             split_url(url)
             problem = wait(lambda: http(url, int(status)), float(seconds))
+        elif kind == "exec":
+            seconds, *command = rest
+            limit = float(seconds)
+            if not command:
+                raise ValueError("no command")
+            problem = wait(lambda: execute(command, limit), limit, _COMMAND_PAUSE_SECONDS)
         else:
             raise ValueError(f"unknown kind {kind!r}")
     except ValueError as error:

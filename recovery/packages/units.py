@@ -4,12 +4,15 @@ For each service of a package that runs:
 
     orbital.PACKAGE.SERVICE.service         the service
     orbital.PACKAGE.SERVICE.check.service   its check, once, for who waits for it
-    orbital.PACKAGE.SERVICE.watch.service   its check, repeated; three failures in a row
-    orbital.PACKAGE.SERVICE.watch.timer     fail the package (interval_seconds > 0)
+    orbital.PACKAGE.SERVICE.watch.service   its check while it runs; when it does not pass in
+    orbital.PACKAGE.SERVICE.watch.timer     time the package fails (interval_seconds > 0)
     orbital.PACKAGE.state.migrate.service   brings the state to the services' schema version,
                                             where the package set came without that (OS trials)
 
-A check runs in the sandbox of its service and in its network namespace. A
+A check runs in the sandbox of its service and in its network namespace. One
+run of a watch tries again and again (`recovery.packages.probe`), as is done
+after a start: a device that is slow then may be slow later. Whether a run that
+failed counts is for `updater.packages.failed` to say. A
 service that asks for what this system does not grant has a unit, too, which
 says so when it is started.
 """
@@ -29,9 +32,9 @@ if TYPE_CHECKING:
 SLICE = "orbital-packages.slice"
 TARGET = "orbital-packages.target"
 PROBE = "/usr/lib/orbital/probe"
-_WATCH_TRIES = 3
-_WATCH_SECONDS = 10
-_SHORTEST_INTERVAL = 6
+_WATCH_SECONDS = 30
+_PROBE_BYTES = 32 << 20
+_PROBE_TASKS = 2
 
 
 class ServicePlan(Value):
@@ -166,52 +169,66 @@ def _migrate(plan: ServicePlan) -> str:
 
 def _check(plan: ServicePlan, *, watch: bool) -> str:
     check = plan.service.check
-    seconds = _watch_seconds(check) if watch else check.deadline_seconds
     unit = [
         f"Description={_text('check of ' + _description(plan))}",
         f"JoinsNamespaceOf={plan.unit}",
+        f"PartOf={plan.unit}",
         f"After={plan.unit}",
+        "StartLimitIntervalSec=0",
     ]
     run = [
         "Type=oneshot",
-        f"ExecStart={command_line(check_command(check, seconds))}",
+        f"ExecStart={command_line(watch_command(check) if watch else check_command(check))}",
         # A check judges by what its service was told.
         *_environment(plan.service),
     ]
     if watch:
-        unit += [
-            f"OnFailure=orbital-package-failed@{plan.package}.service",
-            f"StartLimitIntervalSec={(seconds + 2) * _WATCH_TRIES}",
-            f"StartLimitBurst={_WATCH_TRIES}",
-        ]
-        # Failures follow each other at once and reach the limit; runs that pass are an
-        # interval apart, of which less than three are in the limit's time: `_watch_seconds`.
-        run += ["Restart=on-failure", "RestartMode=direct", "RestartSec=1"]
-        # A check that is stopped with its service has not failed.
-        run += ["SuccessExitStatus=SIGTERM"]
+        contain = f"orbital-package-failed@{plan.package}.service"
+        # After: a run that failed is there to be seen, not replaced by the next one,
+        # until it has been judged.
+        unit += [f"OnFailure={contain}", f"After={contain}"]
+        # A check that is stopped with its service has not failed, and does not hold it up.
+        run += ["SuccessExitStatus=SIGTERM", "TimeoutStopSec=5"]
     else:
         # Its last result stays to be seen as long as the service runs.
-        unit += [f"PartOf={plan.unit}", "StartLimitIntervalSec=0"]
-        run += ["RemainAfterExit=yes"]
-    run += [f"TimeoutStartSec={seconds + (1 if watch else 5)}"]
+        run += ["RemainAfterExit=yes", f"TimeoutStartSec={check.deadline_seconds + 5}"]
     sandbox = replace(
         plan.sandbox,
         runtime="",
         shared=plan.sandbox.runtime,
         bus=plan.sandbox.bus or check.kind == "bus",
     )
-    return _unit(unit, [*run, *_common(plan), *properties(sandbox)])
+    limits = replace(
+        plan.service,
+        memory_bytes=plan.service.memory_bytes + _PROBE_BYTES,
+        tasks=plan.service.tasks + _PROBE_TASKS,
+    )
+    return _unit(unit, [*run, *_common(replace(plan, service=limits)), *properties(sandbox)])
 
 
 def _environment(service: Service) -> list[str]:
     return [f"Environment={_word(f'{name}={value}')}" for name, value in service.environment]
 
 
-def check_command(check: Check, seconds: int) -> tuple[str, ...]:
+def check_command(check: Check) -> tuple[str, ...]:
     """What tells whether the check passes: exit code 0.
 
-    http and tcp wait up to that many seconds; exec and bus answer at once.
+    http and tcp wait until the deadline; exec and bus answer at once.
     """
+    return _command(check, check.deadline_seconds)
+
+
+def watch_command(check: Check) -> tuple[str, ...]:
+    """What tells whether the check still passes: exit code 1 when it has not in all its time.
+
+    That is the time it has after a start, and not so short that a busy moment fails it.
+    """
+    seconds = max(check.deadline_seconds, _WATCH_SECONDS)
+    command = _command(check, seconds)
+    return command if command[0] == PROBE else (PROBE, "exec", str(seconds), *command)
+
+
+def _command(check: Check, seconds: int) -> tuple[str, ...]:
     if check.kind == "http":
         return (PROBE, "http", check.url, str(check.status), str(seconds))
     if check.kind == "tcp":
@@ -226,22 +243,12 @@ def check_command(check: Check, seconds: int) -> tuple[str, ...]:
 
 
 def _timer(plan: ServicePlan) -> str:
-    interval = _interval(plan.service.check)
+    interval = plan.service.check.interval_seconds
     return (
         f"[Unit]\nDescription={_text('watch over ' + _description(plan))}\n"
         f"BindsTo={plan.unit}\nAfter={plan.unit}\n\n"
         f"[Timer]\nOnActiveSec={interval}\nOnUnitInactiveSec={interval}\nAccuracySec=1\n"
     )
-
-
-def _interval(check: Check) -> int:
-    """Seconds between two runs; too many would count as failures."""
-    return max(check.interval_seconds, _SHORTEST_INTERVAL)
-
-
-def _watch_seconds(check: Check) -> int:
-    """How long one run may take: at most half the interval with the pauses around it."""
-    return max(1, min(check.deadline_seconds, _WATCH_SECONDS, _interval(check) // 2 - 2))
 
 
 def _refused(plan: ServicePlan) -> str:

@@ -1,7 +1,7 @@
 """A service of a package has failed for good: what happens to the package.
 
 Run by orbital-package-failed@PACKAGE.service when systemd has given a service
-up (its restart limit) or its watch has failed again and again. It goes back
+up (its restart limit) or the watch over one has failed. It goes back
 to the version before, if there is one that is not known to be bad; else it is
 disabled. The version that failed is in quarantine then, so it cannot loop: a
 package goes back at most once for each version, and disabled is the end.
@@ -127,9 +127,24 @@ def failure(manifest: Package, states: States) -> str:
             again = " after restarts" if state.get("NRestarts", "0") not in ("", "0") else ""
             return f"service {service.name} failed{again}: {result or 'unknown'}"
         watch = states.get(watch_unit(manifest.name, service.name), {})
-        if watch.get("ActiveState") == "failed":
+        if _counts(watch, state, service.check.deadline_seconds):
             return f"the check of service {service.name} failed again and again"
     return ""
+
+
+def _counts(watch: Mapping[str, str], service: Mapping[str, str], warm_up: int) -> bool:
+    """Whether the last run of a watch is held against its service.
+
+    Only when the check itself said no (exit code 1 of `recovery.packages.probe`; not
+    when its sandbox could not be made), and the service has been up since before that
+    run, by the time it may take to become healthy: one that is being stopped, or was
+    restarted or updated since, is not meant.
+    """
+    if watch.get("ActiveState") != "failed" or watch.get("ExecMainStatus") != "1":
+        return False
+    began = int(watch.get("InactiveExitTimestampMonotonic", "0"))
+    up = int(service.get("ActiveEnterTimestampMonotonic", "0"))
+    return service.get("ActiveState") == "active" and up + warm_up * 1_000_000 <= began
 
 
 def ask_units(manifest: Package) -> States:
@@ -138,7 +153,10 @@ def ask_units(manifest: Package) -> States:
     units += [watch_unit(manifest.name, service.name) for service in manifest.services]
     if not units:
         return {}
-    properties = "--property=Id,ActiveState,Result,NRestarts"
+    properties = (
+        "--property=Id,ActiveState,Result,NRestarts,ExecMainStatus,"
+        "ActiveEnterTimestampMonotonic,InactiveExitTimestampMonotonic"
+    )
     return unitstates.parse(
         process.run(["systemctl", "show", properties, *units], timeout=30).stdout
     )

@@ -110,17 +110,54 @@ def test_a_service_waits_for_its_configuration() -> None:
     assert "ConditionPathExists=/state/orbital/layers/vpn/2/configured" in unit(item)
 
 
-def test_a_repeated_check_fails_the_package_only_after_failures_in_a_row() -> None:
-    check = Check("tcp", port=80, deadline_seconds=30, interval_seconds=20)
+@pytest.mark.parametrize(
+    ("check", "command"),
+    [
+        (Check("tcp", 50, 20, port=80), '"/usr/lib/orbital/probe" "tcp" "80" "50"'),
+        # However soon it must have passed after a start, a busy moment does not fail it.
+        (
+            Check("exec", 5, 20, ("/usr/bin/ask", "100%")),
+            '"/usr/lib/orbital/probe" "exec" "30" "/usr/bin/ask" "100%%"',
+        ),
+    ],
+)
+def test_a_watch_repeats_the_check_in_one_run_and_fails_the_package(
+    check: Check, command: str
+) -> None:
     item = ready(package("vpn", service(check=check)))
     lines = unit(item, "orbital.vpn.main.watch.service")
-    limit = next(int(line.split("=")[1]) for line in lines if "StartLimitIntervalSec" in line)
-    assert "StartLimitBurst=3" in lines
-    # Runs that pass are an interval apart: fewer than three in the limit's time.
-    assert limit / 20 + 1 < 3
+    assert f"ExecStart={command}" in lines
+    assert "OnFailure=orbital-package-failed@vpn.service" in lines
+    # Else the next run would replace the failed one before that is judged.
+    assert "After=orbital-package-failed@vpn.service" in lines
+    assert "PartOf=orbital.vpn.main.service" in lines
+    # Limits of starts and of a start's time are clocks that a slow device loses against.
+    assert "StartLimitIntervalSec=0" in lines
+    assert not any(line.startswith(("Restart=", "TimeoutStartSec=")) for line in lines)
     assert "JoinsNamespaceOf=orbital.vpn.main.service" in lines
+    assert "OnUnitInactiveSec=20" in unit(item, "orbital.vpn.main.watch.timer")
+    assert "Wants=orbital.vpn.main.watch.timer" in unit(item)
+
+
+def test_the_check_after_a_start_asks_once_and_fails_nothing() -> None:
+    item = ready(package("vpn", service(check=Check("exec", 5, 20, ("/usr/bin/ask",)))))
+    lines = unit(item, "orbital.vpn.main.check.service")
+    assert 'ExecStart="/usr/bin/ask"' in lines
+    assert not any("OnFailure" in line for line in lines)
+
+
+def test_the_loopback_is_open_for_a_check_that_needs_it() -> None:
+    item = ready(package("vpn", service(check=Check("tcp", port=80))))
     assert "IPAddressAllow=localhost" in unit(item)
-    assert not any("OnFailure" in line for line in unit(item, "orbital.vpn.main.check.service"))
+
+
+def test_a_watch_has_memory_for_the_program_that_repeats() -> None:
+    small = service(memory_bytes=1 << 20, tasks=1, check=Check("exec", 5, 20, ("/usr/bin/ask",)))
+    item = ready(package("vpn", small))
+    assert "MemoryMax=1048576" in unit(item)
+    lines = unit(item, "orbital.vpn.main.watch.service")
+    assert f"MemoryMax={33 << 20}" in lines
+    assert "TasksMax=3" in lines
 
 
 def test_a_disabled_package_has_no_units() -> None:

@@ -129,9 +129,56 @@ def test_a_failure_that_a_change_has_put_right_meanwhile_is_left_alone(bench: Be
     assert bench.committed.number == number
 
 
+def watched(service: dict[str, str], **watch: str) -> States:
+    """A service that became active at 100 s, and a run of its watch that began at 200 s."""
+    return {
+        MAIN: {"ActiveState": "active", "ActiveEnterTimestampMonotonic": "100000000", **service},
+        WATCH: {
+            "ActiveState": "failed",
+            "ExecMainStatus": "1",
+            "InactiveExitTimestampMonotonic": "200000000",
+            **watch,
+        },
+    }
+
+
 def test_a_watch_that_fails_counts(bench: Bench) -> None:
-    states = {**FINE, WATCH: {"ActiveState": "failed"}}
-    assert contained(bench, states).reason == "the check of service main failed again and again"
+    assert (
+        contained(bench, watched({})).reason == "the check of service main failed again and again"
+    )
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        # It runs again, or has passed.
+        watched({}, ActiveState="activating"),
+        watched({}, ActiveState="inactive"),
+        # Its sandbox could not be made; it was killed.
+        watched({}, ExecMainStatus="226"),
+        watched({}, ExecMainStatus="9"),
+        # Stopped by somebody, or at shutdown.
+        watched({"ActiveState": "deactivating"}),
+        watched({"ActiveState": "inactive"}),
+        # Waits for its restart.
+        watched({"ActiveState": "activating"}),
+        # Restarted or updated while the watch ran, or since.
+        watched({"ActiveEnterTimestampMonotonic": "201000000"}),
+        # The check may take 30 s to pass after a start.
+        watched({"ActiveEnterTimestampMonotonic": "171000000"}),
+    ],
+)
+def test_a_watch_is_not_held_against_a_service_that_was_not_up_all_the_time(
+    bench: Bench, states: States
+) -> None:
+    number = bench.committed.number
+    assert contained(bench, states).action == "none"
+    assert bench.committed.number == number
+
+
+def test_a_watch_counts_when_the_service_was_up_for_its_deadline_before(bench: Bench) -> None:
+    states = watched({"ActiveEnterTimestampMonotonic": "170000000"})
+    assert contained(bench, states).action == "disabled"
 
 
 def test_it_waits_while_another_change_is_under_way(bench: Bench) -> None:
