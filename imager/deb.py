@@ -47,12 +47,12 @@ def read_deb(archive: bytes, directory: Path) -> Deb:
     Raises ToolError when it is damaged.
     """
     with _damaged():
-        members = dict(_members(archive))
-        control = _control(_member(members, "control.tar"))
+        parts = dict(members(archive))
+        control = _control(_member(parts, "control.tar"))
         fields = parse_fields(control["control"])
         package = _package(archive, fields)
         output = directory / f"{package.name}.tar"
-        output.write_bytes(_member(members, "data.tar"))
+        output.write_bytes(_member(parts, "data.tar"))
     scripts = {name: control[name] for name in _SCRIPTS if name in control}
     return Deb(package, _names(fields.get("replaces", "")), scripts, output)
 
@@ -60,7 +60,7 @@ def read_deb(archive: bytes, directory: Path) -> Deb:
 def read_package(archive: bytes) -> DebianPackage:
     """What the archive is. Raises ToolError when it is damaged."""
     with _damaged():
-        control = _control(_member(dict(_members(archive)), "control.tar"))
+        control = _control(_member(dict(members(archive)), "control.tar"))
         return _package(archive, parse_fields(control["control"]))
 
 
@@ -107,8 +107,11 @@ def _names(relation: str) -> frozenset[str]:
     return frozenset(word.partition(":")[0] for word in words if word)
 
 
-def _members(archive: bytes) -> Iterator[tuple[str, bytes]]:
-    """Members of an ar archive (ar(5)): 60-byte headers, data padded to 2 bytes."""
+def members(archive: bytes) -> Iterator[tuple[str, bytes]]:
+    """Members of an ar archive (ar(5)): 60-byte headers, data padded to 2 bytes.
+
+    Raises ValueError when it is none.
+    """
     if not archive.startswith(_AR_MAGIC):
         raise ValueError("not an ar archive")
     at = len(_AR_MAGIC)

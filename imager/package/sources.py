@@ -14,6 +14,7 @@ from pathlib import Path
 
 from zstandard import ZstdError
 
+from imager import deb
 from imager.bootstrap import ARCHIVES, LOCK_MEMBER, VERSION, download
 from imager.cache import Cache, Input
 from imager.debian import EPOCH, decompressed
@@ -26,7 +27,6 @@ from recovery.errors import ManifestError, SpaceError, ToolError
 # An archive that unpacks to more is a mistake, or meant to fill the disk.
 _UNPACKED_AT_MOST = 4 << 30
 _MEMBERS_AT_MOST = 200_000
-_AR_MAGIC = b"!<arch>\n"
 # Raise when what `unpack_archive` keeps changes.
 _VERSION = 1
 _KINDS = {
@@ -202,7 +202,11 @@ def _decompress(path: Path, output: Path, label: str) -> None:
 
 def unpack_archive(archive: bytes, output: Path) -> None:
     """The data member of a .deb (deb(5): an ar archive), decompressed."""
-    for name, data in _ar_members(archive):
+    try:
+        parts = dict(deb.members(archive))
+    except ValueError as error:
+        raise ToolError(f"cannot unpack a Debian package: it is {error}") from error
+    for name, data in parts.items():
         if name.startswith("data.tar"):
             packed = output.with_suffix(".packed")
             packed.write_bytes(data)
@@ -210,15 +214,3 @@ def unpack_archive(archive: bytes, output: Path) -> None:
             packed.unlink()
             return
     raise ToolError("cannot unpack a Debian package: it has no data.tar")
-
-
-def _ar_members(archive: bytes) -> Iterator[tuple[str, bytes]]:
-    """Members of an ar archive (ar(5)): 60-byte headers, data padded to 2 bytes."""
-    if not archive.startswith(_AR_MAGIC):
-        raise ToolError("cannot unpack a Debian package: it is no ar archive")
-    at = len(_AR_MAGIC)
-    while at + 60 <= len(archive):
-        header = archive[at : at + 60]
-        size = int(header[48:58])
-        yield header[:16].decode().rstrip(" /"), archive[at + 60 : at + 60 + size]
-        at += 60 + size + size % 2
