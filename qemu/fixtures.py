@@ -11,6 +11,7 @@ Options: --artifacts DIR (default: artifacts), --keep-artifacts (passed tests, t
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -80,7 +81,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Begins a new file of promises, in the process that starts the others."""
-    if not hasattr(config, "workerinput"):
+    # Not in a worker, nor in a pytest that one of our tests runs.
+    if not hasattr(config, "workerinput") and "PYTEST_CURRENT_TEST" not in os.environ:
         (config.getoption("--artifacts") / promises.FILE).unlink(missing_ok=True)
 
 
