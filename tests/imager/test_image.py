@@ -147,7 +147,7 @@ def test_a_cold_build_elsewhere_is_byte_identical(tmp_path: Path, keys: Path) ->
     if not same_packages(cold_cache, reference_cache):
         reference, _ = build_from(checkouts[0], tmp_path / "cache-2", keys, tmp_path / "out")
     found = digests(cold)
-    assert {"index.json", "root.img", "boot.img", "loader.efi", "watchdog.efi"} <= set(found)
+    assert {"index.json", "root.img", "boot.img", "loader/loader.efi", "loader/watchdog.efi"} <= set(found)
     assert digests(reference) == found
 
 
@@ -198,7 +198,7 @@ def test_the_root_hash_in_the_signed_artifact_is_that_of_the_root_image(
     build: Path, keys: Path, tools: Tools
 ) -> None:
     index = read_index(build)
-    for name in ("boot.img", "loader.efi", "watchdog.efi"):
+    for name in ("boot.img", "loader/loader.efi", "loader/watchdog.efi"):
         verify_pe(tools, build / name, keys / "secure-boot/db.pem")
     artifact = (build / "boot.img").read_bytes()
     assert f"orbital.roothash={index.root.root_hash} ".encode() in artifact
