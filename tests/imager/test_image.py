@@ -147,7 +147,13 @@ def test_a_cold_build_elsewhere_is_byte_identical(tmp_path: Path, keys: Path) ->
     if not same_packages(cold_cache, reference_cache):
         reference, _ = build_from(checkouts[0], tmp_path / "cache-2", keys, tmp_path / "out")
     found = digests(cold)
-    assert {"index.json", "root.img", "boot.img", "loader/loader.efi", "loader/watchdog.efi"} <= set(found)
+    assert {
+        "index.json",
+        "root.img",
+        "boot.img",
+        "loader/loader.efi",
+        "loader/watchdog.efi",
+    } <= set(found)
     assert digests(reference) == found
 
 
