@@ -1,0 +1,1 @@
+"""Making deltas, on the host."""

@@ -1,0 +1,1 @@
+"""Tests of deltas: format, codecs, rewriting, matching."""
