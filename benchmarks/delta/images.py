@@ -37,11 +37,11 @@ SMALL = ("curl", "nginx-light", "openssl")
 FULL = (
     *SMALL,
     "bind9-host", "busybox", "ca-certificates", "dbus", "dosfstools", "e2fsprogs", "ethtool",
-    "gdb-minimal", "git", "gnupg", "htop", "iproute2", "iputils-ping", "kmod", "less",
-    "libpam-systemd", "lvm2", "modemmanager", "network-manager", "nftables", "openssh-server",
+    "gnupg", "htop", "iproute2", "iputils-ping", "kmod", "less",
+    "libpam-systemd", "network-manager", "nftables", "openssh-server",
     "perl", "python3", "python3-cryptography", "python3-requests", "rsync", "socat", "strace",
     "sudo", "systemd-resolved", "systemd-sysv", "systemd-timesyncd", "tcpdump", "tmux", "udev",
-    "vim", "wget", "wireless-regdb", "wpasupplicant", "xz-utils", "zstd",
+    "wget", "wireless-regdb", "wpasupplicant", "xz-utils", "zstd",
 )  # fmt: skip
 _EPOCH = 1_700_000_000
 _DAY = 86400

@@ -162,6 +162,8 @@ class _Reader:
 
     def _node(self, number: int, path: str) -> Node:
         at = self._meta + number * _SLOT
+        if at > self.size:
+            raise ValueError(f"the inode of {path} lies outside")
         form, attributes, mode = _FIRST.unpack_from(self._image, at)
         if form & 1:
             (size,) = struct.unpack_from("<Q", self._image, at + 8)
@@ -178,7 +180,8 @@ class _Reader:
             return self._inside(Node(path, kind, 0, at, end))
         if layout == _FLAT_PLAIN:
             blocks = -(-size // self.block)
-            node = Node(path, kind, size, at, end, where * self.block, blocks * self.block)
+            data = where * self.block if blocks else 0
+            node = Node(path, kind, size, at, end, data, blocks * self.block)
         elif layout == _FLAT_INLINE:
             blocks = max(-(-size // self.block) - 1, 0)
             tail = size - blocks * self.block
@@ -186,8 +189,8 @@ class _Reader:
             node = Node(path, kind, size, at, end + tail, data, blocks * self.block, end, tail)
         elif layout in (_COMPRESSED_FULL, _COMPRESSED_COMPACT):
             start = self._first_block(end, size, compact=layout == _COMPRESSED_COMPACT)
-            data, data_size = start * self.block, where * self.block
-            node = Node(path, kind, size, at, end, data, data_size, packed=True)
+            data, blocks = start * self.block, where if start else 0
+            node = Node(path, kind, size, at, end, data, blocks * self.block, packed=True)
         else:
             # Chunks of several places: handled as what lies between the files.
             node = Node(path, kind, size, at, end, packed=True)
