@@ -73,11 +73,12 @@ class _Base:
 
 
 _streams: list[Streams] = []
+_until_exit = ExitStack()
 
 
 def open_streams(old: Path, old_size: int, new: Path, new_size: int) -> None:
     """Maps the streams for all tasks of this process, until it ends."""
-    _streams.append(ExitStack().enter_context(Streams.open(old, old_size, new, new_size)))
+    _streams.append(_until_exit.enter_context(Streams.open(old, old_size, new, new_size)))
 
 
 @contextmanager
