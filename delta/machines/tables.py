@@ -1,0 +1,73 @@
+"""Tables of addresses in the data of executables, the same for all machines.
+
+Each function changes data[start:end] in place; the address of data[n] is n + bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from struct import Struct
+
+from delta.machines.moves import Moves
+
+_INT = Struct("<i")
+_UNSIGNED = Struct("<I")
+_POINTERS = {4: _UNSIGNED, 8: Struct("<Q")}
+
+
+def pointers(
+    data: bytearray, start: int, end: int, width: int, stride: int, moves: Moves, *, even: bool
+) -> None:
+    """Absolute addresses of width bytes, one every stride bytes. even: odd ones are bit maps."""
+    form = _POINTERS[width]
+    low, high = moves.low, moves.high
+    for at in range(start, end - width + 1, stride):
+        value = form.unpack_from(data, at)[0]
+        if low <= value < high and not (even and value & 1):
+            moved = value + moves.shift(value)
+            if 0 <= moved < 1 << 8 * width:
+                form.pack_into(data, at, moved)
+
+
+def offsets(data: bytearray, start: int, end: int, stride: int, base: int, moves: Moves) -> None:
+    """Signed distances of 4 bytes from the address base, one every stride bytes."""
+    low, high = moves.low, moves.high
+    base_shift = moves.shift(base) if low <= base < high else 0
+    for at in range(start, end - 3, stride):
+        value = _INT.unpack_from(data, at)[0]
+        if low <= base + value < high:
+            _put(data, at, value + moves.shift(base + value) - base_shift)
+
+
+def frames(data: bytearray, start: int, end: int, bias: int, moves: Moves) -> None:
+    """Frame descriptions of .eh_frame: where their function begins, relative to the place.
+
+    Source: Linux Standard Base Core 5.0, 10.6.1; the encoding is DW_EH_PE_pcrel | sdata4, which
+    the maker has checked.
+    """
+    low, high = moves.low, moves.high
+    for at in frame_starts(data, start, end):
+        place = at + bias
+        target = place + _INT.unpack_from(data, at)[0]
+        if low <= target < high and low <= place < high:
+            _put(data, at, target + moves.shift(target) - place - moves.shift(place))
+
+
+def frame_starts(data: bytes | bytearray, start: int, end: int) -> Iterator[int]:
+    """Positions of the first address of each frame description of an .eh_frame."""
+    while start + 12 <= end:
+        length, common = _UNSIGNED.unpack_from(data, start)[0], data[start + 4 : start + 8]
+        if length < 8 or length >= 0xFFFFFFF0:
+            # The end, or the form for more than 4 GiB, which no linker writes.
+            if length == 0:
+                start += 4
+                continue
+            return
+        if common != b"\0\0\0\0":
+            yield start + 8
+        start += 4 + length
+
+
+def _put(data: bytearray, at: int, value: int) -> None:
+    if -(1 << 31) <= value < 1 << 31:
+        _INT.pack_into(data, at, value)

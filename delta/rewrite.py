@@ -1,0 +1,211 @@
+"""Rewrites an old executable so that its addresses are those of the new one.
+
+Most of what differs between two builds of a program are addresses: code that did not change
+calls and reads what moved. The maker says where things moved and where addresses are; the device
+changes each of them before the old bytes are used as a reference. A wrong guess costs bytes in
+the difference and nothing else. See docs/delta-executables.md for the format.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+
+from delta.errors import DeltaError
+from delta.machines import tables
+from delta.machines.machine import Machine
+from delta.machines.moves import Moves
+from delta.machines.x86_64 import X8664
+from delta.varint import Reader, signed
+
+FORMAT = 1
+# Addresses of hostile programs stay below this, so that no sum leaves 64 bits.
+ADDRESS_LIMIT = 1 << 60
+PIECES_LIMIT = 1 << 18
+REGIONS_LIMIT = 1 << 12
+TABLES_LIMIT = 1 << 16
+
+
+class Kind(IntEnum):
+    """What a region of the file is. Numbers of the format: never changed, only added to."""
+
+    X86_64 = 1
+    AARCH64 = 2
+    RISCV64 = 3
+    THUMB = 4
+    ARM = 5
+    POINTERS = 16
+    EVEN_POINTERS = 17
+    OFFSETS = 18
+    FRAMES = 19
+    SWITCHES = 20
+
+
+MACHINES: dict[Kind, Machine] = {Kind.X86_64: X8664()}
+
+
+@dataclass(frozen=True)
+class Region:
+    """Bytes [offset, offset + size) of the old file; its address is offset + bias.
+
+    width, stride: of POINTERS and EVEN_POINTERS; stride of OFFSETS. base: the address that
+    OFFSETS are relative to. tables: of SWITCHES, gap before and count of each table's entries.
+    """
+
+    kind: Kind
+    offset: int
+    size: int
+    bias: int
+    width: int = 0
+    stride: int = 0
+    base: int = 0
+    tables: tuple[array[int], array[int]] | None = None
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """regions: ascending, none overlaps another."""
+
+    moves: Moves
+    regions: tuple[Region, ...]
+
+
+def decode_rewrite(data: bytes) -> Rewrite:
+    """Reads a rewrite. Raises DeltaError for anything that is none; memory is bounded."""
+    reader = Reader(memoryview(data))
+    if reader.byte() != FORMAT:
+        raise DeltaError(f"expected a rewrite of format {FORMAT}")
+    low = reader.number(ADDRESS_LIMIT, "the lowest address")
+    high = low + reader.number(ADDRESS_LIMIT, "a size of the program")
+    regions = []
+    offset = bias = 0
+    for _ in range(reader.number(REGIONS_LIMIT, "a number of regions")):
+        region = _region(reader, offset, bias)
+        offset, bias = region.offset + region.size, region.bias
+        regions.append(region)
+    moves = _moves(reader, low, high)
+    reader.end()
+    return Rewrite(moves, tuple(regions))
+
+
+def apply_rewrite(rewrite: Rewrite, start: int, data: bytearray) -> None:
+    """Rewrites in place; data is the old file's bytes from position start on.
+
+    Only what lies in data as a whole is changed. The work is linear in its size.
+    """
+    for region in rewrite.regions:
+        first = max(region.offset, start) - start
+        end = min(region.offset + region.size - start, len(data))
+        if first < end:
+            _apply(rewrite.moves, region, start, first, end, data)
+
+
+def _apply(moves: Moves, region: Region, start: int, first: int, end: int, data: bytearray) -> None:
+    bias = region.bias + start
+    match region.kind:
+        case Kind.POINTERS | Kind.EVEN_POINTERS:
+            first += -(start + first - region.offset) % region.stride
+            even = region.kind is Kind.EVEN_POINTERS
+            tables.pointers(data, first, end, region.width, region.stride, moves, even=even)
+        case Kind.OFFSETS:
+            first += -(start + first - region.offset) % region.stride
+            tables.offsets(data, first, end, region.stride, region.base, moves)
+        case Kind.FRAMES:
+            # They can be followed from the first one only.
+            if region.offset >= start:
+                tables.frames(data, first, end, bias, moves)
+        case Kind.SWITCHES:
+            for at, size in switches(region):
+                if at >= start and at + size - start <= len(data):
+                    at -= start
+                    tables.offsets(data, at, at + size, 4, at + bias, moves)
+        case _:
+            code(MACHINES[region.kind], data, first, end, bias, moves)
+
+
+def code(machine: Machine, data: bytearray, start: int, end: int, bias: int, moves: Moves) -> None:
+    """Changes the references of data[start:end], whose address is start + bias."""
+    low, high = moves.low, moves.high
+    # Neighbours are in the same piece, and mostly refer to each other.
+    first = last = own = 0
+    page = machine.page - 1
+    for at, target, form in machine.find(data, start, end, bias, low, high):
+        here = at + bias
+        if not first <= here < last:
+            if not low <= here < high:
+                continue
+            first, last, own = moves.piece(here)
+        shift = own if first <= target < last else moves.shift(target)
+        if shift != own or shift & page:
+            machine.change(data, at, form, here + own, target + shift, here)
+
+
+def switches(region: Region) -> Iterator[tuple[int, int]]:
+    """Position in the file and size of each table of a region of SWITCHES."""
+    assert region.tables is not None
+    at = region.offset
+    for gap, count in zip(*region.tables, strict=True):
+        at += gap
+        yield at, 4 * count
+        at += 4 * count
+
+
+def _region(reader: Reader, offset: int, bias: int) -> Region:
+    number = reader.byte()
+    if number not in Kind._value2member_map_:
+        raise DeltaError(f"expected a kind of region, found {number}")
+    kind = Kind(number)
+    offset += reader.number(ADDRESS_LIMIT - offset, "a gap before a region")
+    size = reader.number(ADDRESS_LIMIT - offset, "a size of a region")
+    bias += signed(reader.number(ADDRESS_LIMIT, "an address of a region"))
+    if not 0 <= offset + bias <= ADDRESS_LIMIT:
+        raise DeltaError("expected a region within the addresses")
+    match kind:
+        case Kind.POINTERS | Kind.EVEN_POINTERS:
+            width, stride = reader.number(8, "a width"), reader.number(64, "a stride")
+            if width not in (4, 8) or stride < width:
+                raise DeltaError(f"expected pointers, found {width} bytes every {stride}")
+            return Region(kind, offset, size, bias, width=width, stride=stride)
+        case Kind.OFFSETS:
+            stride = reader.number(64, "a stride")
+            base = offset + bias + signed(reader.number(ADDRESS_LIMIT, "a base"))
+            if stride < 4 or not 0 <= base <= ADDRESS_LIMIT:
+                raise DeltaError("expected offsets of 4 bytes from a base")
+            return Region(kind, offset, size, bias, stride=stride, base=base)
+        case Kind.SWITCHES:
+            return Region(kind, offset, size, bias, tables=_tables(reader, size))
+        case _:
+            if kind is not Kind.FRAMES and kind not in MACHINES:
+                raise DeltaError(f"expected code of a known machine, found {kind.name}")
+            return Region(kind, offset, size, bias)
+
+
+def _tables(reader: Reader, size: int) -> tuple[array[int], array[int]]:
+    count = reader.number(TABLES_LIMIT, "a number of tables")
+    gaps = array("q", (reader.number(size, "a gap") for _ in range(count)))
+    counts = array("q", (reader.number(size, "a size of a table") for _ in range(count)))
+    if sum(gaps) + 4 * sum(counts) > size:
+        raise DeltaError("expected tables within their region")
+    return gaps, counts
+
+
+def _moves(reader: Reader, low: int, high: int) -> Moves:
+    count = reader.number(PIECES_LIMIT, "a number of pieces")
+    starts, shifts = array("q"), array("q")
+    start, shift = low, 0
+    for index in range(count):
+        step = reader.number(high - start, "a size of a piece")
+        if index and not step:
+            raise DeltaError("expected pieces that are not empty")
+        start += step
+        starts.append(start)
+    for _ in range(count):
+        shift += signed(reader.number(ADDRESS_LIMIT, "a shift"))
+        if not -ADDRESS_LIMIT <= shift <= ADDRESS_LIMIT:
+            raise DeltaError("expected a shift within the addresses")
+        shifts.append(shift)
+    if not count or starts[0] != low:
+        raise DeltaError("expected pieces from the lowest address on")
+    return Moves(low, high, starts, shifts)
