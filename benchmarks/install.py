@@ -192,7 +192,7 @@ def _publish(work: Path, size: int) -> None:
         board="benchmark",
         architecture="x86_64",
         built=0,
-        root=RootImage(root_hash, size, salt.hex(), cut(image)),
+        root=RootImage(root_hash, size, salt.hex(), cut(data)),
         boot=BootArtifact("uki", cut(_content(BOOT_SIZE))),
         packages={},
         sbom_sha256=hashlib.sha256(sbom).hexdigest(),

@@ -12,10 +12,10 @@ from recovery.packages import bus
 
 LIBRARY = "usr/lib/orbital"
 REPOSITORY = Path(__file__).resolve().parent.parent
-_OURS = ("orbital", "updater", "manifests", "recovery")
+_OURS = ("orbital", "updater", "delta", "manifests", "recovery")
 # Whole folders, since parts are loaded by name; of the command line the device's groups.
 # What else is needed follows from their imports.
-_FOLDERS = ("recovery", "updater")
+_FOLDERS = ("recovery", "updater", "delta")
 _MODULES = ("orbital.main", "orbital.system", "orbital.package", "orbital.audit")
 _UNIT_FOLDERS = ("recovery/units", "updater/units", "imager/device/units")
 _LAUNCHERS = ("recovery/launch", "imager/device/launch")

@@ -271,12 +271,14 @@ def _publish(
 ) -> Path:
     """Segments (stages "segments") and index; then the build directory, in one step."""
     root_stage, artifact, loader = stages
-    root_stream, root_chunks = _cut(root_stage / "root.img", workshop)
+    facts = read_facts(root_stage)
+    # The hash tree behind the data is not published: devices compute it.
+    root_stream, root_chunks = _cut(root_stage / "root.img", workshop, facts.hash_offset)
     boot_stream, boot_chunks = _cut(artifact / "boot.img", workshop)
     published = Published(
         product=product,
         boot_kind=firmware_of(product.board).artifact_kind,
-        facts=read_facts(root_stage),
+        facts=facts,
         root=root_stream,
         boot=boot_stream,
         sbom=sbom,
@@ -294,8 +296,8 @@ def _publish(
     return write_build(output, product.name, published=published, files=files, chunks=chunks).path
 
 
-def _cut(path: Path, workshop: Workshop) -> tuple[Stream, Path]:
-    return cut(path, workshop.cache, workshop.tools, level=workshop.level)
+def _cut(path: Path, workshop: Workshop, size: int | None = None) -> tuple[Stream, Path]:
+    return cut(path, workshop.cache, workshop.tools, size=size, level=workshop.level)
 
 
 def read_facts(directory: Path) -> RootFacts:

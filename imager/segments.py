@@ -29,31 +29,39 @@ _WORKERS = 2
 _STREAM = "stream.json"
 
 
-def cut(source: Path, cache: Cache, tools: Tools, *, level: int = LEVEL) -> tuple[Stream, Path]:
+def cut(
+    source: Path, cache: Cache, tools: Tools, *, size: int | None = None, level: int = LEVEL
+) -> tuple[Stream, Path]:
     """The segments of a file, and the folder with its chunks: XX/SHA256 as published.
 
-    level: of zstd, 1 to 19.
+    size: only the first size bytes. level: of zstd, 1 to 19.
     """
+    size = source.stat().st_size if size is None else size
     inputs: dict[str, Input] = {
         "source": source,
+        "size": size,
         "level": level,
         "segment": SEGMENT_SIZE,
         "tools": tools.lock,
         "code": [Path(__file__)],
     }
     result = cache.stage(
-        "segments", inputs, lambda directory: _build(source, directory, cache, tools, level)
+        "segments",
+        inputs,
+        lambda directory: _build(source, size, directory, cache, tools, level=level),
     )
     return msgspec.json.decode((result / _STREAM).read_bytes(), type=Stream), result / "chunks"
 
 
-def _build(source: Path, directory: Path, cache: Cache, tools: Tools, level: int) -> None:
+def _build(
+    source: Path, size: int, directory: Path, cache: Cache, tools: Tools, *, level: int
+) -> None:
     store = cache.shared("segments")
-    names, sizes, whole = _split(source, directory / "raw", store, level)
+    names, sizes, whole = _split(source, size, directory / "raw", store, level)
     missing = sorted((directory / "raw").iterdir()) if (directory / "raw").is_dir() else []
     _compress(missing, store, tools, level)
     segments: list[Segment] = []
-    for name, size in zip(names, sizes, strict=True):
+    for name, length in zip(names, sizes, strict=True):
         stored = store / f"{name}.{level}"
         data = stored.read_bytes()
         digest = hashlib.sha256(data).hexdigest()
@@ -61,20 +69,23 @@ def _build(source: Path, directory: Path, cache: Cache, tools: Tools, level: int
         chunk.parent.mkdir(parents=True, exist_ok=True)
         if not chunk.exists():
             os.link(stored, chunk)
-        segments.append(Segment(size, name, len(data), digest))
+        segments.append(Segment(length, name, len(data), digest))
     if (directory / "raw").is_dir():
         (directory / "raw").rmdir()
     stream = Stream(sum(sizes), whole, SEGMENT_SIZE, tuple(segments))
     (directory / _STREAM).write_bytes(msgspec.json.encode(stream))
 
 
-def _split(source: Path, raw: Path, store: Path, level: int) -> tuple[list[str], list[int], str]:
+def _split(
+    source: Path, size: int, raw: Path, store: Path, level: int
+) -> tuple[list[str], list[int], str]:
     """Digest and size of every segment, digest of the whole; raw/ gets those not in the store."""
     names: list[str] = []
     sizes: list[int] = []
     whole = hashlib.sha256()
     with source.open("rb") as stream:
-        while data := stream.read(SEGMENT_SIZE):
+        while data := stream.read(min(SEGMENT_SIZE, size)):
+            size -= len(data)
             name = hashlib.sha256(data).hexdigest()
             whole.update(data)
             names.append(name)

@@ -41,11 +41,11 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RootImage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The root image: erofs followed by its verity superblock and tree.
+    """The root image: erofs, which a slot holds followed by its verity superblock and tree.
 
     root_hash: dm-verity root hash, hex (sha256, 4 KiB blocks, hash format 1).
-    hash_offset: bytes from the start to the verity superblock.
-    salt: hex. stream: the bytes of the whole slot image.
+    hash_offset: bytes from the start to the verity superblock, all of them data.
+    salt: hex. stream: the data; superblock and tree follow from it and are computed.
     """
 
     root_hash: str

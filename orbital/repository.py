@@ -12,6 +12,7 @@ from imager.package.opk import SUFFIX
 from imager.repository import listing
 from imager.repository.anchor import read_anchor, write_anchor
 from imager.repository.create import create
+from imager.repository.deltas import LAST, DeltaMaker
 from imager.repository.keyring import KeyDirectory
 from imager.repository.metadata import newest_root
 from imager.repository.packages import intake
@@ -72,6 +73,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="signed permission for devices on VERSION to go down to the published one; "
         "can be repeated",
     )
+    add.add_argument(
+        "--deltas",
+        type=_count,
+        default=LAST,
+        metavar="N",
+        help="make deltas to the images from the N versions published before (default "
+        "%(default)s; 0: none, which is quicker and lets devices fetch whole images)",
+    )
+    add.add_argument(
+        "--delta-from",
+        action="append",
+        default=[],
+        metavar="VERSION",
+        help="make a delta from this published version, too; can be repeated",
+    )
     add.set_defaults(handler=_publish)
 
     take_back = commands.add_parser(
@@ -129,6 +145,13 @@ def _days(text: str) -> int:
     return days
 
 
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("less than 0")
+    return number
+
+
 def _init(args: argparse.Namespace, output: Output) -> int:
     periods = Periods(
         **{field.name: getattr(args, f"{field.name}_days") for field in fields(Periods)}
@@ -146,8 +169,8 @@ def _init(args: argparse.Namespace, output: Output) -> int:
 
 def _publish(args: argparse.Namespace, output: Output) -> int:
     take_in = None
+    cache = Cache(default_directory(), output.reporter)
     if any(path.suffix == SUFFIX for path in args.build):
-        cache = Cache(default_directory(), output.reporter)
         take_in = intake(args.keys, cache, prepare_tools(cache))
     done = publish(
         args.directory,
@@ -155,12 +178,20 @@ def _publish(args: argparse.Namespace, output: Output) -> int:
         KeyDirectory(args.keys),
         reporter=output.reporter,
         intake=take_in,
+        deltas=DeltaMaker(cache, args.deltas, tuple(args.delta_from))
+        if args.deltas or args.delta_from
+        else None,
         summary=args.summary,
         downgrade_from=args.allow_downgrade_from,
     )
     lines = [
         f"published {item.system} {item.version} for {item.board}: {_added(item)}"
         for item in done.images
+    ]
+    lines += [
+        f"  from {item.from_version} a device fetches {amount(item.fetch_bytes)} instead of "
+        f"{amount(item.full_bytes)}"
+        for item in done.deltas
     ]
     lines += [
         f"published {item.package} {item.version} ({item.architecture}) of {item.publisher}: "
@@ -171,6 +202,7 @@ def _publish(args: argparse.Namespace, output: Output) -> int:
     data = {
         "published": [asdict(item) for item in done.images],
         "packages": [asdict(item) for item in done.packages],
+        "deltas": [asdict(item) for item in done.deltas],
         "warnings": list(done.warnings),
     }
     output.result(data, "\n".join(lines))

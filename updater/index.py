@@ -10,9 +10,11 @@ import re
 
 import msgspec
 
+from manifests.delta import Delta
 from manifests.index import FORMAT, OsIndex, Releases, Stream
 from recovery.errors import ManifestError
 from updater import verity
+from updater.runs import delta_problem
 
 LARGEST_SEGMENT = 16 << 20
 """Bytes of a segment that a device is willing to hold in memory."""
@@ -56,12 +58,23 @@ def _problem(index: OsIndex) -> str:
         return "salt is not at most 256 bytes in lowercase hex"
     if root.hash_offset <= 0 or root.hash_offset % verity.BLOCK:
         return f"hash_offset {root.hash_offset} is not a positive multiple of {verity.BLOCK}"
-    needed = root.hash_offset + verity.tree_size(root.hash_offset)
-    if root.stream.size < needed:
-        return f"the root image has {root.stream.size} bytes, its hash tree ends at {needed}"
-    if root.stream.size % verity.BLOCK or root.stream.segment_size % verity.BLOCK:
+    if root.stream.size != root.hash_offset:
+        return f"its data has {root.stream.size} bytes, its hash tree begins at {root.hash_offset}"
+    if root.stream.segment_size % verity.BLOCK:
         return f"the root image is not cut into multiples of {verity.BLOCK} bytes"
     return stream_problem("root", root.stream) or stream_problem("boot", index.boot.stream)
+
+
+def decode_delta(data: bytes, index: OsIndex) -> Delta:
+    """A delta to the image. Raises ManifestError when it is not valid."""
+    try:
+        delta = msgspec.json.decode(data, type=Delta)
+    except msgspec.MsgspecError as error:
+        raise invalid("the delta", str(error)) from error
+    problem = delta_problem(delta, index)
+    if problem:
+        raise invalid("the delta", problem)
+    return delta
 
 
 def is_sha256(text: str) -> bool:

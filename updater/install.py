@@ -10,35 +10,50 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from recovery import durable, trial
-from recovery.errors import OrbitalError, TrustError
+from recovery.errors import OrbitalError, StateError, TrustError
 from recovery.generations import PackageEntry
 from recovery.reporter import Reporter
 from recovery.slots import Slot
 from updater import journal, medium
+from updater.base import FileBase
 from updater.device import Device
 from updater.journal import Journal
 from updater.medium import Medium
 from updater.plan import Plan
 from updater.source import Source
 from updater.transfer import Transferred, transfer
-from updater.verity import TreeCheck
+from updater.verity import HashTree
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from updater.patches import Patches
 
 _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
 class Installed:
-    """What was installed. fetched: stored bytes that were fetched. kept: bytes found in place."""
+    """What was installed, in bytes.
+
+    fetched: what came from the source. full: what it would have been without a delta.
+    kept: found in place. written: to slot and boot artifact. wasted: part of fetched that
+    was of no use. notes: why parts of the delta were not, for people.
+    """
 
     version: str
     slot: Slot
     generation: int
     fetched: int
     kept: int
+    full: int
+    written: int
+    wasted: int
+    notes: tuple[str, ...]
 
 
 def install(
@@ -66,11 +81,12 @@ def install(
         journal.save(store.root, entry)
     # ↓ Power cut: as above; the next update of this image looks for pieces in
     #   the slot and finds few or none.
-    root = _write_root(plan, device, source, reporter)
+    patches = _patches(plan, source)
+    root = _write_root(plan, device, source, patches, reporter)
     # ↓ Power cut while writing or after: pieces of the new image are in the
     #   slot, nothing boots them; the next update keeps those that are right.
     #   From here on the slot has been read back whole.
-    boot = _write_boot_artifact(plan, device, source, reporter)
+    boot = _write_boot_artifact(plan, device, source, patches, reporter)
     # ↓ Power cut while writing: a file that no entry names, or a partition that
     #   nothing boots. In the rename: the old or the new artifact, or (FAT keeps no
     #   journal) a damaged name; no entry of the slot exists, so none can boot.
@@ -84,8 +100,12 @@ def install(
         version=plan.version,
         slot=slot,
         generation=generation,
-        fetched=root.fetched + boot.fetched,
+        fetched=root.fetched + boot.fetched + (patches.fetched if patches else 0),
         kept=root.kept + boot.kept,
+        full=plan.full_bytes,
+        written=root.written + boot.written,
+        wasted=patches.wasted if patches else 0,
+        notes=tuple(patches.notes) if patches else (),
     )
 
 
@@ -107,25 +127,77 @@ def drop_unarmed_trial(device: Device) -> bool:
     return True
 
 
-def _write_root(plan: Plan, device: Device, source: Source, reporter: Reporter) -> Transferred:
+def _write_root(
+    plan: Plan, device: Device, source: Source, patches: Patches | None, reporter: Reporter
+) -> Transferred:
     """Fills the slot and verifies all of it from what the disk gives back."""
     reporter.stage(f"install {plan.version} into slot {plan.slot}")
-    tree = TreeCheck(plan.index.root)
-    with Medium(device.slots[plan.slot]) as slot:
+    tree = HashTree(plan.index.root)
+    with (
+        Medium(device.slots[plan.slot]) as slot,
+        _base(device.base_root if patches else None) as base,
+    ):
         moved = transfer(
-            plan.index.root.stream,
+            plan.way.root,
             source,
             slot,
             resume=plan.resume,
             check=tree.add,
             progress=reporter.progress,
+            patches=patches,
+            base=base,
         )
-        tree.verify(lambda offset, size: _read_at(slot, offset, size))
+        _write_tree(tree, slot)
     return moved
 
 
+def _write_tree(tree: HashTree, slot: Medium) -> None:
+    """Puts the hash tree behind the data that it was computed from, and reads it back."""
+    memory, scratch = medium.buffer(_BLOCK), medium.buffer(_BLOCK)
+    for offset, content in tree.parts():
+        for start in range(0, len(content), _BLOCK):
+            block = memory[: min(_BLOCK, len(content) - start)]
+            block[:] = content[start : start + _BLOCK]
+            slot.write_changed(offset + start, block, scratch)
+    slot.flush()
+    for offset, content in tree.parts():
+        for start in range(0, len(content), _BLOCK):
+            wanted = memoryview(content)[start : start + _BLOCK]
+            size = slot.read_back(offset + start, memory)
+            if memory[: min(size, len(wanted))] != wanted:
+                raise StateError(
+                    "cannot use the written slot: its hash tree reads back differently",
+                    details=f"at byte {offset + start}",
+                    resolution="run the update again; if this repeats, the disk is bad",
+                )
+
+
+def _patches(plan: Plan, source: Source) -> Patches | None:
+    way = plan.way
+    if not way.from_version:
+        return None
+    # Decoders are loaded where they are needed.
+    from updater.patches import Patches
+
+    return Patches(source, (*way.root, *way.boot), plan.full_bytes)
+
+
+@contextlib.contextmanager
+def _base(path: Path | None) -> Iterator[FileBase | None]:
+    """The base of a delta; None when there is none, or none that can be opened."""
+    try:
+        base = FileBase(path) if path is not None else None
+    except OSError:
+        base = None
+    try:
+        yield base
+    finally:
+        if base is not None:
+            base.close()
+
+
 def _write_boot_artifact(
-    plan: Plan, device: Device, source: Source, reporter: Reporter
+    plan: Plan, device: Device, source: Source, patches: Patches | None, reporter: Reporter
 ) -> Transferred:
     """Puts the boot artifact in place: into the slot's own partition, or as a whole new file."""
     stream = plan.index.boot.stream
@@ -134,36 +206,50 @@ def _write_boot_artifact(
         with Medium(final) as artifact:
             whole = bool(device.boot_slots) or artifact.size == stream.size
             if whole and _digest(artifact, stream.size) == stream.sha256:
-                return Transferred(fetched=0, kept=stream.size)
+                return Transferred(fetched=0, kept=stream.size, written=0)
     reporter.stage("install boot artifact")
     if device.boot_slots:
         # Nothing boots the slot, so it is written in place. What an older, longer artifact
         # left behind the end is not read: an artifact says itself how long it is.
-        return _transfer_artifact(plan, final, source, reporter)
+        return _transfer_artifact(plan, device, final, source, patches=patches, reporter=reporter)
     staged = device.staged_artifact(plan.slot)
     durable.make_directory(final.parent)
     if any(action.kind == "remove-boot-artifact" for action in plan.actions):
         # Power cut: the slot has neither an entry nor an artifact.
         durable.remove_file(final)
-    moved = _transfer_artifact(plan, staged, source, reporter)
+    moved = _transfer_artifact(plan, device, staged, source, patches=patches, reporter=reporter)
     durable.publish_file(staged, final)
     return moved
 
 
-def _transfer_artifact(plan: Plan, target: Path, source: Source, reporter: Reporter) -> Transferred:
+def _transfer_artifact(
+    plan: Plan,
+    device: Device,
+    target: Path,
+    source: Source,
+    *,
+    patches: Patches | None,
+    reporter: Reporter,
+) -> Transferred:
     """Writes the boot artifact and verifies it from what the disk gives back."""
+    running = device.boot_artifact(device.boot_control.current_slot())
     stream = plan.index.boot.stream
     block = target.is_block_device()
-    with Medium(target, create=not block) as artifact:
+    with (
+        Medium(target, create=not block) as artifact,
+        _base(running if patches else None) as base,
+    ):
         if not block:
             artifact.truncate(stream.size)
         moved = transfer(
-            stream,
+            plan.way.boot,
             source,
             artifact,
             resume=plan.resume,
             check=lambda _offset, _data: None,
             progress=reporter.progress,
+            patches=patches,
+            base=base,
         )
         if _digest(artifact, stream.size) != stream.sha256:
             raise TrustError(
@@ -210,9 +296,3 @@ def _digest(target: Medium, size: int) -> str:
         digest.update(memory[: min(count, size - offset)])
         offset += count
     return digest.hexdigest()
-
-
-def _read_at(target: Medium, offset: int, size: int) -> bytes:
-    """A few bytes (levels of the hash tree) read back; offset is a multiple of 4 KiB."""
-    memory = medium.buffer(size)
-    return bytes(memory[: min(size, target.read_back(offset, memory))])

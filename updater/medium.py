@@ -14,6 +14,7 @@ import errno
 import mmap
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from recovery import durable
@@ -25,7 +26,7 @@ ALIGNMENT = 4096
 
 def buffer(size: int) -> memoryview:
     """Memory for O_DIRECT: of at least size bytes, aligned (an anonymous mapping)."""
-    return memoryview(mmap.mmap(-1, _aligned(size)))
+    return memoryview(mmap.mmap(-1, aligned(size)))
 
 
 class Medium:
@@ -97,6 +98,21 @@ class Medium:
         except OSError as error:
             raise self._failure("write", error) from error
 
+    def write_changed(self, offset: int, data: memoryview, scratch: memoryview) -> int:
+        """Writes the blocks of data that the medium does not hold; returns the bytes written.
+
+        Flash wears out by writing, not by reading. data and offset: as for `write`.
+        scratch: a `buffer` to read into. Raises SpaceError or StateError.
+        """
+        written = 0
+        for start in range(0, len(data), len(scratch)):
+            part = data[start : start + len(scratch)]
+            size = self.read_back(offset + start, scratch[: aligned(len(part))])
+            for first, last in changed_blocks(part, scratch[: min(size, len(part))]):
+                self.write(offset + start + first, part[first:last])
+                written += last - first
+        return written
+
     def flush(self) -> None:
         """Makes everything written so far durable. Raises SpaceError or StateError."""
         try:
@@ -137,5 +153,22 @@ class Medium:
         )
 
 
-def _aligned(size: int) -> int:
+def changed_blocks(wanted: memoryview, present: memoryview) -> Iterator[tuple[int, int]]:
+    """Ranges of wanted, whole blocks of ALIGNMENT but for its end, that are not in present."""
+    if wanted == present:
+        return
+    begin = None
+    for at in range(0, len(wanted), ALIGNMENT):
+        same = wanted[at : at + ALIGNMENT] == present[at : at + ALIGNMENT]
+        if same and begin is not None:
+            yield begin, at
+            begin = None
+        elif not same and begin is None:
+            begin = at
+    if begin is not None:
+        yield begin, len(wanted)
+
+
+def aligned(size: int) -> int:
+    """size rounded up to a multiple of ALIGNMENT."""
     return -(-size // ALIGNMENT) * ALIGNMENT

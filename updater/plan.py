@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from manifests.delta import Delta
 from manifests.index import OsIndex, Release, Releases
 from manifests.versions import compare_versions, version_key
 from recovery.device import DeviceConfig
@@ -16,6 +17,8 @@ from recovery.errors import RefusedError, SpaceError
 from recovery.slots import Slot
 from recovery.state import StateRecord
 from updater.journal import Journal
+from updater.runs import Way, cheapest, in_full
+from updater.verity import tree_size
 
 # What each boot loader starts (`imager.firmware`).
 _ARTIFACT_KINDS = {"systemd-boot": "uki", "grub": "cpio", "u-boot": "fit", "tryboot": "fat"}
@@ -42,6 +45,7 @@ class Facts:
 ActionKind = Literal[
     "release-slot",
     "keep-pieces",
+    "apply-delta",
     "fetch-pieces",
     "verify-slot",
     "remove-boot-artifact",
@@ -60,7 +64,10 @@ class Action:
 
 @dataclass(frozen=True)
 class Plan:
-    """An install that this device can do. index_sha256: digest of the index, hex."""
+    """An install that this device can do. index_sha256: digest of the index, hex.
+
+    way: how each part of the image gets into the slot.
+    """
 
     version: str
     from_version: str
@@ -68,6 +75,7 @@ class Plan:
     index: OsIndex
     index_sha256: str
     actions: tuple[Action, ...]
+    way: Way
 
     @property
     def resume(self) -> bool:
@@ -76,7 +84,12 @@ class Plan:
 
     @property
     def fetch_bytes(self) -> int:
-        """Stored bytes to fetch when nothing can be kept."""
+        """Bytes to fetch when nothing can be kept and the delta, if there is one, applies."""
+        return self.way.fetch_bytes
+
+    @property
+    def full_bytes(self) -> int:
+        """Bytes to fetch without a delta."""
         return self.index.root.stream.stored_size + self.index.boot.stream.stored_size
 
 
@@ -148,14 +161,16 @@ def plan(
     config: DeviceConfig,
     facts: Facts,
     journal: Journal | None,
+    delta: Delta | None = None,
 ) -> Plan:
     """The actions that bring the image into the slot and on trial.
 
-    version: the one that was chosen. Raises RefusedError when the image is not
+    version: the one that was chosen. delta: from the running image, if there is
+    one that is valid. Raises RefusedError when the image is not
     for this device, SpaceError when it does not fit.
     """
     _require_fitting(index, config, version)
-    needed = index.root.stream.size
+    needed = index.root.hash_offset + tree_size(index.root.hash_offset)
     if needed > facts.slot_size:
         raise SpaceError(
             f"cannot install {version}: slot {facts.slot} is too small",
@@ -170,6 +185,12 @@ def plan(
         actions.append(
             Action("keep-pieces", "an interrupted install of the same image wrote to this slot")
         )
+    way = cheapest(index, delta)
+    if way.from_version:
+        saved = in_full(index).fetch_bytes - way.fetch_bytes
+        actions.append(
+            Action("apply-delta", f"the delta from {way.from_version} saves {saved} bytes")
+        )
     actions.append(Action("fetch-pieces", "what the slot does not hold yet"))
     actions.append(Action("verify-slot", "only an image that was read back whole may boot"))
     if remove_old:
@@ -178,7 +199,7 @@ def plan(
         )
     actions.append(Action("write-boot-artifact", "the loader starts it"))
     actions.append(Action("start-trial", "the commit point: from there on it boots"))
-    return Plan(version, config.version, facts.slot, index, index_sha256, tuple(actions))
+    return Plan(version, config.version, facts.slot, index, index_sha256, tuple(actions), way)
 
 
 def _needs_room_of_old(size: int, facts: Facts, version: str) -> bool:

@@ -1,11 +1,12 @@
-"""Moving a stream from a source onto a medium: fetch, verify, write and read back overlap.
+"""Moving a stream onto a medium: fetch or make, verify, write and read back overlap.
 
-Worker threads take the segments one by one through two tasks. Place: fetch →
-digest of the stored bytes → decompress → write. Then, once this thread has
-flushed the medium, check: read back what is there now and hand it to the check,
-which is what decides. hashlib, zstandard and the system calls release the
-interpreter's lock, so tasks of both kinds run beside each other on all cores.
-In memory are WORKERS segments with their stored form.
+Worker threads take the runs one by one through two tasks. Place: make the run
+from the base image, or fetch → digest of the stored bytes → decompress; write
+what the medium does not hold yet. Then, once this thread has flushed the
+medium, check: read back what is there now and hand it to the check, which is
+what decides. hashlib, zstandard and the system calls release the interpreter's
+lock, so tasks of both kinds run beside each other on all cores. In memory are
+as many runs as there are workers, with their stored form.
 """
 
 from __future__ import annotations
@@ -13,76 +14,75 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Literal
 
 import zstandard
 
-from manifests.index import Segment, Stream
+from manifests.index import Segment
 from recovery.errors import OrbitalError, TrustError
 from updater import medium
 from updater.medium import Medium
+from updater.runs import Piece, Run
 from updater.source import Source
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from delta.frame import Base
+    from updater.patches import Patches
+
 WORKERS = 4
+PATCHING_WORKERS = 2
+_COMPARED = 1 << 20
 
 Check = Callable[[int, memoryview], None]
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A segment and where in the stream it lies."""
-
-    number: int
-    offset: int
-    segment: Segment
-
-
-@dataclass(frozen=True)
 class Transferred:
-    """What a transfer moved. fetched: stored bytes that were fetched. kept: bytes of pieces
-    that were on the medium already."""
+    """What a transfer moved, in bytes.
+
+    fetched: stored bytes of segments that were fetched. kept: of pieces that were on
+    the medium already. written: to the medium, all other blocks being as they should.
+    """
 
     fetched: int
     kept: int
-
-
-def pieces(stream: Stream) -> tuple[Piece, ...]:
-    """The segments of the stream with their offsets."""
-    return tuple(
-        Piece(number, number * stream.segment_size, segment)
-        for number, segment in enumerate(stream.segments)
-    )
+    written: int
 
 
 def transfer(
-    stream: Stream,
+    runs: Sequence[Run],
     source: Source,
     target: Medium,
     *,
     resume: bool,
     check: Check,
     progress: Callable[[int, int], None],
+    patches: Patches | None = None,
+    base: Base | None = None,
 ) -> Transferred:
-    """Writes the stream to the target and reads all of it back through check(offset, data).
+    """Writes the runs to the target and reads all of it back through check(offset, data).
 
     resume: pieces that the target already holds are recognised by their
     digest and not fetched. check is called in several threads, once for each
-    piece, in any order; data is only valid during the call. progress(done,
-    total) counts bytes read back, in this thread.
+    run, in any order; data is only valid during the call. progress(done,
+    total) counts bytes read back, in this thread. patches, base: what makes the
+    runs that have a payload; without them everything is fetched in full.
 
     Power cut at any point: some pieces are on the medium, some are not; the
     next run recognises those that are.
 
     Raises TrustError for wrong data, and what source and target raise.
     """
-    job = _Job(stream, source, target, resume, check)
+    job = _Job(runs, source, target, resume=resume, check=check, patches=patches, base=base)
+    total = sum(run.size for run in runs)
     done = 0
     try:
         job.start()
-        while done < stream.size:
+        while done < total:
             written, checked = job.results()
             if written:
                 # Everything the workers have placed meanwhile is flushed at
@@ -90,15 +90,15 @@ def transfer(
                 target.flush()
                 job.check(written)
             if checked:
-                done += sum(piece.segment.size for piece in checked)
-                progress(done, stream.size)
+                done += sum(run.size for run in checked)
+                progress(done, total)
     except BaseException:
         # Ends the pauses between attempts of a source that is gone.
         source.close()
         raise
     finally:
         job.stop()
-    return Transferred(job.fetched, job.kept)
+    return Transferred(job.fetched, job.kept, job.written)
 
 
 def fetch_segment(source: Source, segment: Segment, into: memoryview) -> memoryview:
@@ -157,47 +157,60 @@ class _Job:
     """The workers of one transfer and what they have still to do."""
 
     def __init__(
-        self, stream: Stream, source: Source, target: Medium, resume: bool, check: Check
+        self,
+        runs: Sequence[Run],
+        source: Source,
+        target: Medium,
+        *,
+        resume: bool,
+        check: Check,
+        patches: Patches | None,
+        base: Base | None,
     ) -> None:
-        self._segment_size = stream.segment_size
         self._source = source
         self._target = target
         self._resume = resume
         self._check = check
-        self._to_place = deque(pieces(stream))
-        self._to_check: deque[Piece] = deque()
+        self._patches = patches
+        self._base = base
+        self._memory_size = max((run.size for run in runs), default=0)
+        # A run made from the base is longer than a segment, and so is what it is made of.
+        self._workers = WORKERS if patches is None else PATCHING_WORKERS
+        self._to_place = deque(runs)
+        self._to_check: deque[Run] = deque()
         self._unchecked = len(self._to_place)
         self._changed = threading.Condition()
-        self._results: SimpleQueue[tuple[Literal["placed", "checked"], Piece] | BaseException]
+        self._results: SimpleQueue[tuple[Literal["placed", "checked"], Run] | BaseException]
         self._results = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self.fetched = 0
         self.kept = 0
+        self.written = 0
 
     def start(self) -> None:
         """Starts the workers."""
-        for number in range(WORKERS):
+        for number in range(self._workers):
             thread = threading.Thread(target=self._work, name=f"transfer-{number}", daemon=True)
             self._threads.append(thread)
             thread.start()
 
-    def results(self) -> tuple[list[Piece], list[Piece]]:
-        """Waits for a result and takes all there are: pieces placed, and pieces checked.
+    def results(self) -> tuple[list[Run], list[Run]]:
+        """Waits for a result and takes all there are: runs placed, and runs checked.
 
         Raises what a worker raised.
         """
         found = [self._results.get()]
         while not self._results.empty():
             found.append(self._results.get())
-        by_kind: dict[str, list[Piece]] = {"placed": [], "checked": []}
+        by_kind: dict[str, list[Run]] = {"placed": [], "checked": []}
         for item in found:
             if isinstance(item, BaseException):
                 raise item
             by_kind[item[0]].append(item[1])
         return by_kind["placed"], by_kind["checked"]
 
-    def check(self, flushed: list[Piece]) -> None:
-        """Lets the workers check pieces that are on the medium."""
+    def check(self, flushed: list[Run]) -> None:
+        """Lets the workers check runs that are on the medium."""
         with self._changed:
             self._to_check.extend(flushed)
             self._changed.notify_all()
@@ -213,19 +226,21 @@ class _Job:
             thread.join()
 
     def _work(self) -> None:
-        memory = medium.buffer(self._segment_size)
+        memory = medium.buffer(self._memory_size)
+        scratch = medium.buffer(_COMPARED)
         try:
             while (task := self._next()) is not None:
-                kind, piece = task
+                kind, run = task
                 if kind == "placed":
-                    self._place(piece, memory)
+                    self._place(run, memory, scratch)
                 else:
-                    self._check(piece.offset, _read_back(self._target, piece, memory))
+                    size = self._target.read_back(run.offset, memory)
+                    self._check(run.offset, memory[: min(size, run.size)])
                 self._results.put(task)
         except BaseException as error:
             self._results.put(error)
 
-    def _next(self) -> tuple[Literal["placed", "checked"], Piece] | None:
+    def _next(self) -> tuple[Literal["placed", "checked"], Run] | None:
         """The next task, checks first; None when nothing will be left to do."""
         with self._changed:
             while self._unchecked:
@@ -239,28 +254,44 @@ class _Job:
                 self._changed.wait()
             return None
 
-    def _place(self, piece: Piece, memory: memoryview) -> None:
-        """Makes the target hold the piece, in the cheapest way that works.
+    def _place(self, run: Run, memory: memoryview, scratch: memoryview) -> None:
+        """Makes the target hold the run: keep what is there, else make it, else fetch it."""
+        missing = [piece for piece in run.pieces if not self._present(piece, memory)]
+        self._count(kept=run.size - sum(piece.segment.size for piece in missing))
+        if self._made(run, missing, memory):
+            for piece in missing:
+                start = piece.offset - run.offset
+                self._write(piece, memory[start : start + piece.segment.size], scratch)
+            return
+        for piece in missing:
+            self._write(piece, fetch_segment(self._source, piece.segment, memory), scratch)
+            self._count(fetched=piece.segment.stored_size)
 
-        Today: keep what is there, else fetch it whole. A delta against the
-        running slot belongs between the two.
-        """
-        segment = piece.segment
-        if self._resume:
-            present = _read_back(self._target, piece, memory)
-            if hashlib.sha256(present).hexdigest() == segment.sha256:
-                with self._changed:
-                    self.kept += segment.size
-                return
-        self._target.write(piece.offset, fetch_segment(self._source, segment, memory))
+    def _made(self, run: Run, missing: Sequence[Piece], memory: memoryview) -> bool:
+        """Whether memory now holds the run, made from the base."""
+        if self._patches is None or self._base is None or run.payload is None:
+            return False
+        # What is left of the run may be cheaper to fetch.
+        if run.payload.size >= sum(piece.segment.stored_size for piece in missing):
+            self._patches.skip(run)
+            return False
+        return self._patches.make(run, self._base, memory[: run.size])
+
+    def _present(self, piece: Piece, memory: memoryview) -> bool:
+        if not self._resume:
+            return False
+        size = self._target.read_back(piece.offset, memory[: medium.aligned(piece.segment.size)])
+        found = memory[: min(size, piece.segment.size)]
+        return hashlib.sha256(found).hexdigest() == piece.segment.sha256
+
+    def _write(self, piece: Piece, data: memoryview, scratch: memoryview) -> None:
+        self._count(written=self._target.write_changed(piece.offset, data, scratch))
+
+    def _count(self, *, fetched: int = 0, kept: int = 0, written: int = 0) -> None:
         with self._changed:
-            self.fetched += segment.stored_size
-
-
-def _read_back(target: Medium, piece: Piece, memory: memoryview) -> memoryview:
-    """What the target holds in the piece's place; less at the target's end."""
-    size = target.read_back(piece.offset, memory)
-    return memory[: min(size, piece.segment.size)]
+            self.fetched += fetched
+            self.kept += kept
+            self.written += written
 
 
 def _damaged(source: Source, path: str, details: str) -> OrbitalError:

@@ -7,14 +7,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from manifests.delta import Delta, delta_target
 from manifests.index import OsIndex, Release
 from recovery import trial
-from recovery.errors import RefusedError, StateError
+from recovery.errors import OrbitalError, RefusedError, StateError
 from recovery.reporter import Reporter
 from recovery.state import StateRecord
 from updater import install, journal
 from updater.device import Device
-from updater.index import decode_index, decode_releases
+from updater.index import decode_delta, decode_index, decode_releases
 from updater.plan import Plan, choose, plan
 from updater.repository import opened_source, refreshed
 from updater.source import Source
@@ -42,11 +43,13 @@ class Offer:
     """What an update would do. release is None when the device is up to date.
 
     packages: the package set that goes with the image, None when there are no packages.
+    notes: what was not as it should be and does not stop the update, for people.
     """
 
     release: Release | None
     plan: Plan | None
     packages: Change | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ def update(
         reporter.stage("check for updates")
         with opened_source(request.source) as source:
             offer, summary = _offer(device, request, source, now())
+            for note in offer.notes:
+                reporter.message(note)
             if offer.plan is None:
                 return Outcome(None, "")
             try:
@@ -134,6 +139,7 @@ def _offer(device: Device, request: Request, source: Source, now: float) -> tupl
                 resolution="tell the publisher",
             )
         index = decode_index(data)
+        delta, notes = _delta(device, repository, index, record)
         packages = _packages(device, repository, index, record, int(now))
     chosen = plan(
         index,
@@ -142,8 +148,25 @@ def _offer(device: Device, request: Request, source: Source, now: float) -> tupl
         config=config,
         facts=device.facts(),
         journal=journal.load(device.store.root),
+        delta=delta,
     )
-    return Offer(release, chosen, packages), release.summary
+    return Offer(release, chosen, packages, notes), release.summary
+
+
+def _delta(
+    device: Device, repository: TrustedRepository, index: OsIndex, record: StateRecord
+) -> tuple[Delta | None, tuple[str, ...]]:
+    """The delta from the running image; or None, and why it cannot be used if there is one."""
+    running = device.store.generations.load(record.committed)
+    if device.base_root is None or running is None:
+        return None, ()
+    path = delta_target(index.system, index.board, index.version, running.root_hash)
+    try:
+        data = repository.target(path)
+        return (None if data is None else decode_delta(data, index)), ()
+    except OrbitalError as error:
+        # Without it the update costs more and is as good.
+        return None, (f"{error.brief}: the image is fetched in full",)
 
 
 def _packages(

@@ -13,6 +13,7 @@ from tuf.api.metadata import DelegatedRole, Delegations, Key, Targets
 
 from imager.publishers import role_of
 from imager.repository.roles import Keyring, required_keys
+from manifests.delta import delta_target
 from recovery.errors import TrustError
 
 OS_ROLE = "os"
@@ -22,6 +23,7 @@ OS_PATHS = (
     "os/*/*/*/index.json",
     "os/*/*/*/sbom.cdx.json",
     "os/*/*/*/interface.json",
+    "os/*/*/*/delta-*.json",
 )
 """What the role "os" may sign. In TUF patterns `*` stops at `/` (specification, 4.5)."""
 
@@ -92,6 +94,12 @@ def is_publisher(role: str) -> bool:
 def delegated_roles(targets: Targets) -> dict[str, DelegatedRole]:
     """The roles to which targets delegates, in order."""
     return (targets.delegations.roles if targets.delegations else None) or {}
+
+
+def may_sign_deltas(targets: Targets) -> bool:
+    """Whether the role "os" may sign deltas; repositories before 2026-11-21 did not say so."""
+    role = delegated_roles(targets).get(OS_ROLE)
+    return role is not None and role.is_delegated_path(delta_target("x", "x", "1", "0" * 16))
 
 
 def publisher_of(targets: Targets, package: str) -> str | None:

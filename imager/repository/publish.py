@@ -17,10 +17,12 @@ from imager.repository.chunks import store_chunks
 from imager.repository.delegations import (
     OS_ROLE,
     delegated_roles,
+    may_sign_deltas,
     publisher_of,
     releases_path,
     require_publisher,
 )
+from imager.repository.deltas import DeltaMaker, PublishedDelta, add_deltas
 from imager.repository.images import Build, read_build
 from imager.repository.interfaces import refuse_broken_interfaces
 from imager.repository.metadata import MetadataSet
@@ -29,6 +31,11 @@ from imager.repository.roles import Keyring, required_signers, utc_now
 from imager.repository.targets import add_target
 from recovery.errors import ManifestError, RefusedError, SpaceError, TrustError
 from recovery.reporter import Reporter
+
+_NO_DELTAS = (
+    "no deltas are made: the repository does not let the role os sign them; run 'orbital "
+    "repository refresh' with the key of targets"
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class Publication:
     images: tuple[Published, ...] = ()
     packages: tuple[PublishedPackage, ...] = ()
     warnings: tuple[str, ...] = ()
+    deltas: tuple[PublishedDelta, ...] = ()
 
 
 def publish(
@@ -71,17 +79,19 @@ def publish(
     *,
     reporter: Reporter,
     intake: Intake | None = None,
+    deltas: DeltaMaker | None = None,
     summary: str = "",
     downgrade_from: Sequence[str] = (),
     now: datetime | None = None,
 ) -> Publication:
     """Offers images (build directories) and packages (*.opk) to devices, all in one step.
 
-    intake: needed for packages. summary, downgrade_from: of the images.
+    intake: needed for packages. deltas: how those to the images are made; None: none are.
+    summary, downgrade_from: of the images.
     Signs with the keys of snapshot, timestamp, and of os and the packages'
     publishers where there is something of theirs.
 
-    Write order: chunks → targets (index, releases) → delegated roles →
+    Write order: chunks → targets (index, releases, deltas) → delegated roles →
     snapshot → timestamp. Nothing written before timestamp.json is referred to
     by the state before, so a power cut or an error at any point leaves the old
     state valid, and running the command again finishes the work.
@@ -103,17 +113,24 @@ def publish(
             tuple(_store_build(directory, build, reporter) for build in builds),
             tuple(_store_package(directory, item, reporter) for item in packages),
         )
-        reporter.stage("sign")
+        made: list[PublishedDelta] = []
+        with_deltas = deltas if may_sign_deltas(current.targets.signed) else None
         for build in builds:
-            images.add_release(
-                directory, current.os.signed.targets, build, summary, tuple(downgrade_from)
-            )
+            targets = current.os.signed.targets
+            images.add_release(directory, targets, build, summary, tuple(downgrade_from))
+            if with_deltas is not None:
+                offers = images.read_releases(directory, targets, build.base)
+                made += add_deltas(
+                    directory, targets, build, releases=offers, maker=with_deltas, reporter=reporter
+                )
+        reporter.stage("sign")
         for item in packages:
             name, publisher = item.package.name, item.package.publisher
             document = releases.encode(name, publisher, offered[name])
             targets = current.delegated[role_of(publisher)].signed.targets
             add_target(directory, targets, releases_path(name), document)
-        warnings = (
+        warnings = [_NO_DELTAS] if deltas is not None and with_deltas is None else []
+        warnings += (
             releases.unsatisfied(
                 {item.package.name for item in packages},
                 offered,
@@ -122,7 +139,7 @@ def publish(
             if packages
             else []
         )
-        return Publication(done.images, done.packages, tuple(warnings))
+        return Publication(done.images, done.packages, tuple(warnings), tuple(made))
 
     roles = [OS_ROLE] * bool(builds) + [role_of(item.package.publisher) for item in packages]
     return _transaction(directory, keys, roles, change, now)

@@ -32,14 +32,16 @@ def build_image(
     *,
     data_blocks: int = 80,
     boot_size: int = 100_000,
+    data: bytes | None = None,
+    boot: bytes | None = None,
     system: str = "gateway",
     board: str = "testboard",
     architecture: str = "x86_64",
 ) -> BuiltImage:
-    """Writes a build directory as `orbital image build` leaves it."""
-    data = content(f"root {version}", data_blocks * verity.BLOCK)
+    """Writes a build directory as `orbital image build` leaves it. data, boot: what is inside."""
+    data = content(f"root {version}", data_blocks * verity.BLOCK) if data is None else data
     root, root_hash = root_image(data)
-    boot = content(f"boot {version}", boot_size)
+    boot = content(f"boot {version}", boot_size) if boot is None else boot
     sbom = b'{"bomFormat": "CycloneDX"}\n'
     index = OsIndex(
         format=1,
@@ -48,7 +50,7 @@ def build_image(
         board=board,
         architecture=architecture,
         built=1_700_000_000,
-        root=RootImage(root_hash, len(data), SALT, cut_stream(directory, root)),
+        root=RootImage(root_hash, len(data), SALT, cut_stream(directory, data)),
         boot=BootArtifact("uki", cut_stream(directory, boot)),
         packages={},
         sbom_sha256=hashlib.sha256(sbom).hexdigest(),

@@ -11,6 +11,7 @@ from securesystemslib.signer import CryptoSigner, Signer
 from tuf.api.metadata import Key
 
 from imager.repository.create import create
+from imager.repository.deltas import DeltaMaker
 from imager.repository.publish import Published, publish
 from imager.repository.refresh import Refreshed, refresh
 from imager.repository.roles import TOP_ROLES, Periods
@@ -71,7 +72,11 @@ class Publisher:
         return build_image(self.base / f"build-{version}", version, **options)  # type: ignore[arg-type]
 
     def publish(
-        self, *images: BuiltImage, downgrade_from: Sequence[str] = (), summary: str = ""
+        self,
+        *images: BuiltImage,
+        downgrade_from: Sequence[str] = (),
+        summary: str = "",
+        deltas: DeltaMaker | None = None,
     ) -> tuple[Published, ...]:
         """Publishes images."""
         return publish(
@@ -80,6 +85,7 @@ class Publisher:
             self.keys,
             reporter=SilentReporter(),
             downgrade_from=downgrade_from,
+            deltas=deltas,
             summary=summary,
             now=self.now,
         ).images

@@ -41,8 +41,9 @@ from recovery import durable
 from recovery.errors import OrbitalError, SpaceError, StateError, TrustError
 from recovery.packages import fsverity
 from recovery.reporter import Reporter
+from updater.runs import Piece, pieces
 from updater.source import Source
-from updater.transfer import WORKERS, Piece, pieces, segment_blocks
+from updater.transfer import WORKERS, segment_blocks
 
 _PART = ".part"
 _READ = 1 << 20

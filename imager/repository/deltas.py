@@ -1,0 +1,215 @@
+"""Deltas between published images: which, made how, stored where.
+
+Everything is made from the repository's own chunks, so that a publisher needs to
+keep nothing but the repository. Making one takes minutes for large images: results
+are kept in the build cache by the two images and the code that made them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from imager.builddir import chunk_name
+from imager.cache import Cache, Input
+from imager.repository.chunks import write_stream
+from imager.repository.images import Build
+from imager.repository.targets import Targets, add_target, read_target
+from manifests.delta import FORMAT, Delta, Frame, Part, delta_target
+from manifests.index import OsIndex, Release, Stream
+from manifests.versions import compare_versions, version_key
+from recovery import durable
+from recovery.errors import RefusedError
+from recovery.reporter import Reporter
+
+LAST = 3
+"""Published versions, counted back from a new one, from which deltas are made."""
+_DOCUMENT = "delta.json"
+# Kernel, fs/erofs/erofs_fs.h: EROFS_SUPER_MAGIC_V1, little endian, at EROFS_SUPER_OFFSET.
+_EROFS, _EROFS_AT = b"\xe2\xe1\xf5\xe0", 1024
+
+
+@dataclass(frozen=True)
+class DeltaMaker:
+    """How deltas are made. last: from so many published versions before; named: and from these.
+
+    workers: processes, all cores when None.
+    """
+
+    cache: Cache
+    last: int = LAST
+    named: tuple[str, ...] = ()
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class PublishedDelta:
+    """A delta that is now on offer. fetch_bytes: what a device fetches with it; full_bytes:
+    without it."""
+
+    system: str
+    board: str
+    version: str
+    from_version: str
+    fetch_bytes: int
+    full_bytes: int
+
+
+def bases(releases: Sequence[Release], version: str, last: int, named: Sequence[str]) -> list[str]:
+    """The versions from which deltas to a version are made, newest first.
+
+    The newest versions below it, those from which a device may go down to it, and the named.
+    Raises RefusedError when a named one is not published.
+    """
+    known = {release.version: release for release in releases}
+    for name in named:
+        if name not in known or name == version:
+            raise RefusedError(
+                f"cannot make a delta from {name} to {version}: {name} is not published",
+                details=f"published: {', '.join(known)}",
+                resolution="name a published version with --delta-from",
+            )
+    older = [name for name in known if compare_versions(name, version) < 0]
+    older.sort(key=version_key, reverse=True)
+    wanted = {*older[:last], *named}
+    if last and version in known:
+        wanted |= {name for name in known[version].downgrade_from if name in known}
+    return sorted(wanted, key=version_key, reverse=True)
+
+
+def add_deltas(
+    directory: Path,
+    targets: Targets,
+    build: Build,
+    *,
+    releases: Sequence[Release],
+    maker: DeltaMaker,
+    reporter: Reporter,
+) -> list[PublishedDelta]:
+    """Makes the deltas to a build whose chunks are in the repository, and adds them to targets.
+
+    A delta that saves nothing is not offered. Raises RefusedError, TrustError for damaged
+    chunks, ToolError.
+    """
+    found = []
+    for version in bases(releases, build.index.version, maker.last, maker.named):
+        document = targets[f"{build.base}/{version}/index.json"]
+        old = msgspec.json.decode(read_target(directory, document), type=OsIndex)
+        if old.root.root_hash == build.index.root.root_hash:
+            continue
+        result = _make(directory, old, build.index, maker, reporter)
+        delta = msgspec.json.decode((result / _DOCUMENT).read_bytes(), type=Delta)
+        sizes = _sizes(delta, build.index)
+        if sizes.fetch_bytes >= sizes.full_bytes:
+            continue
+        _store(directory, result, delta.parts)
+        index = build.index
+        path = delta_target(index.system, index.board, index.version, old.root.root_hash)
+        add_target(directory, targets, path, (result / _DOCUMENT).read_bytes())
+        found.append(sizes)
+    return found
+
+
+def _make(
+    directory: Path, old: OsIndex, new: OsIndex, maker: DeltaMaker, reporter: Reporter
+) -> Path:
+    """Stage "delta": the document, and its parts by digest."""
+    cache = maker.cache
+
+    def build(result: Path) -> None:
+        # What makes deltas is large, and most publications need none anew.
+        from imager.delta.parts import Packer, part_size
+        from imager.delta.stream import make
+
+        reporter.stage(f"delta {old.version} to {new.version}")
+        full = new.root.stream.stored_size + new.boot.stream.stored_size
+        packer = Packer(part_size(full))
+        frames: list[tuple[Frame, ...]] = []
+        for before, after in (
+            (old.root.stream, new.root.stream),
+            (old.boot.stream, new.boot.stream),
+        ):
+            first, second = result / "old", result / "new"
+            write_stream(directory, before, first)
+            write_stream(directory, after, second)
+            made = make(
+                first,
+                before.size,
+                second,
+                after.size,
+                piece=after.segment_size,
+                full_sizes=[segment.stored_size for segment in after.segments],
+                kind="erofs" if _is_erofs(first) and _is_erofs(second) else "plain",
+                workers=maker.workers,
+                reporter=reporter,
+            )
+            frames.append(packer.add(made))
+            first.unlink()
+            second.unlink()
+        parts = []
+        for content in packer.parts:
+            part = Part(len(content), hashlib.sha256(content).hexdigest())
+            (result / part.sha256).write_bytes(content)
+            parts.append(part)
+        delta = Delta(FORMAT, old.version, old.root.root_hash, frames[0], frames[1], tuple(parts))
+        (result / _DOCUMENT).write_bytes(msgspec.json.encode(delta) + b"\n")
+
+    inputs: dict[str, Input] = {
+        "old": _identity(old),
+        "new": _identity(new),
+        "code": list(_code()),
+    }
+    return cache.stage("delta", inputs, build)
+
+
+def _is_erofs(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(_EROFS_AT)
+        return file.read(len(_EROFS)) == _EROFS
+
+
+def _identity(index: OsIndex) -> str:
+    def of(stream: Stream) -> str:
+        return f"{stream.sha256} {stream.segment_size}"
+
+    return f"{index.version} {of(index.root.stream)} {of(index.boot.stream)}"
+
+
+def _code() -> Iterator[Path]:
+    """Everything that decides what a delta looks like."""
+    here = Path(__file__).resolve()
+    yield here
+    for folder in (here.parents[1] / "delta", here.parents[2] / "delta"):
+        yield from sorted(folder.rglob("*.py"))
+
+
+def _store(directory: Path, result: Path, parts: Sequence[Part]) -> None:
+    """Copies the parts that the repository lacks."""
+    for part in parts:
+        destination = directory / "chunks" / chunk_name(part.sha256)
+        if not destination.is_file() or destination.stat().st_size != part.size:
+            durable.make_directory(destination.parent)
+            staged = durable.stage_file(destination, [(result / part.sha256).read_bytes()])
+            durable.publish_file(staged, destination)
+
+
+def _sizes(delta: Delta, index: OsIndex) -> PublishedDelta:
+    in_full = 0
+    for stream, frames in ((index.root.stream, delta.root), (index.boot.stream, delta.boot)):
+        at = 0
+        for frame in frames:
+            segments = stream.segments[at : at + frame.segments]
+            in_full += 0 if frame.size else sum(segment.stored_size for segment in segments)
+            at += frame.segments
+    return PublishedDelta(
+        index.system,
+        index.board,
+        index.version,
+        delta.from_version,
+        in_full + sum(part.size for part in delta.parts),
+        index.root.stream.stored_size + index.boot.stream.stored_size,
+    )

@@ -1,0 +1,409 @@
+"""Updates by delta: as small as the change, and never worse than in full when anything is wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from imager.cache import Cache
+from imager.repository.deltas import DeltaMaker
+from manifests.delta import Delta, Frame, Part
+from recovery.generations import Generation
+from tests.updater.devices import FileDevice
+from tests.updater.images import BuiltImage, build_image, content
+from tests.updater.power import Power, PowerCut
+from tests.updater.publisher import Publisher
+from tests.updater.webserver import WebServer
+from updater.install import Installed
+from updater.runs import cheapest, delta_problem, in_full
+
+SIZE = 4 << 20
+
+
+def edited(data: bytes, seed: str, edits: int = 12) -> bytes:
+    """The same data with a few bytes changed in a few places."""
+    found, dice = bytearray(data), random.Random(seed)
+    for _ in range(edits):
+        at = dice.randrange(len(data) - 64)
+        found[at : at + 24] = dice.randbytes(24)
+    return bytes(found)
+
+
+@pytest.fixture
+def old(publisher: Publisher) -> BuiltImage:
+    """Version 1.0, published."""
+    image = build_image(
+        publisher.base / "build-1.0",
+        "1.0",
+        data=content("root", SIZE),
+        boot=content("boot", 99_001),
+    )
+    publisher.publish(image)
+    return image
+
+
+@pytest.fixture
+def new(publisher: Publisher, old: BuiltImage, tmp_path: Path) -> BuiltImage:
+    """Version 2.0, a little different, published with a delta from 1.0."""
+    image = build_image(
+        publisher.base / "build-2.0",
+        "2.0",
+        data=edited(old.root[: old.index.root.hash_offset], "root"),
+        boot=edited(old.boot, "boot"),
+    )
+    publisher.publish(image, deltas=DeltaMaker(Cache(tmp_path / "cache"), workers=1))
+    return image
+
+
+@pytest.fixture
+def device(tmp_path: Path, publisher: Publisher, old: BuiltImage) -> FileDevice:
+    """A device that runs 1.0."""
+    return running(
+        FileDevice(
+            tmp_path / "device", publisher.anchor, source=str(publisher.repository),
+            slot_size=2 * SIZE,
+        ),
+        old,
+    )  # fmt: skip
+
+
+def running(device: FileDevice, image: BuiltImage) -> FileDevice:
+    """The device, running that image from slot a."""
+    slot = device.device.slots["a"]
+    slot.write_bytes(image.root.ljust(device.slot_size, b"\1"))
+    device.device.boot_artifact("a").write_bytes(image.boot)
+    generation = device.store.generations.load(1)
+    assert generation is not None
+    (device.store.generations.directory / "1.json").unlink()
+    device.store.generations.write(
+        Generation(
+            1, "a", generation.system, generation.version, image.index.root.root_hash, None, 0,
+            "factory", "imager",
+        )
+    )  # fmt: skip
+    device.device = replace(device.device, base_root=slot)
+    return device
+
+
+def full_size(image: BuiltImage) -> int:
+    """Bytes of all chunks of an image."""
+    return image.index.root.stream.stored_size + image.index.boot.stream.stored_size
+
+
+def updated(device: FileDevice, image: BuiltImage) -> Installed:
+    """Updates the device, which must then have the image on trial."""
+    outcome = device.update()
+    assert outcome.installed is not None
+    device.assert_on_trial(image.root, image.boot, "2.0")
+    return outcome.installed
+
+
+def document(publisher: Publisher) -> Path:
+    """The published delta."""
+    (path,) = publisher.repository.glob("targets/**/*.delta-*.json")
+    return path
+
+
+def parts(publisher: Publisher) -> list[Path]:
+    """The files with payloads."""
+    delta = msgspec.json.decode(document(publisher).read_bytes(), type=Delta)
+    return [publisher.repository / "chunks" / part.sha256[:2] / part.sha256 for part in delta.parts]
+
+
+def test_an_update_fetches_little_more_than_what_changed(
+    publisher: Publisher, device: FileDevice, new: BuiltImage
+) -> None:
+    offer = device.check()
+    assert offer.plan is not None
+    assert [action.kind for action in offer.plan.actions][1] == "apply-delta"
+    done = updated(device, new)
+    assert done.full == full_size(new)
+    assert done.fetched == offer.plan.fetch_bytes == sum(p.stat().st_size for p in parts(publisher))
+    assert done.fetched < done.full / 100
+    assert (done.wasted, done.notes) == (0, ())
+
+
+def test_only_blocks_that_differ_are_written(device: FileDevice, new: BuiltImage) -> None:
+    slot = device.device.slots["b"]
+    nearly = bytearray(new.root)
+    nearly[5 * 4096 + 9] ^= 1
+    nearly[900 * 4096] ^= 1
+    slot.write_bytes(bytes(nearly).ljust(device.slot_size, b"\2"))
+    assert updated(device, new).written == 2 * 4096 + len(new.boot)
+
+
+def damage(path: Path) -> None:
+    """Changes a byte in the middle."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x40
+    path.write_bytes(data)
+
+
+def no_document(publisher: Publisher, _: FileDevice) -> None:
+    """The document is gone."""
+    document(publisher).unlink()
+
+
+def damaged_document(publisher: Publisher, _: FileDevice) -> None:
+    """The document is not what was signed."""
+    damage(document(publisher))
+
+
+def no_parts(publisher: Publisher, _: FileDevice) -> None:
+    """404 on every part."""
+    for path in parts(publisher):
+        path.unlink()
+
+
+def damaged_parts(publisher: Publisher, _: FileDevice) -> None:
+    """Every part has a wrong byte."""
+    for path in parts(publisher):
+        damage(path)
+
+
+def long_parts(publisher: Publisher, _: FileDevice) -> None:
+    """Every part is shorter than signed."""
+    for path in parts(publisher):
+        path.write_bytes(path.read_bytes()[:-1])
+
+
+def damaged_base(_: Publisher, device: FileDevice) -> None:
+    """The running slot has lost much of its data, and nothing noticed."""
+    slot = device.device.slots["a"]
+    data = bytearray(slot.read_bytes())
+    for at in range(0, SIZE, 8192):
+        data[at] ^= 1
+    slot.write_bytes(data)
+
+
+def no_base(_: Publisher, device: FileDevice) -> None:
+    """The running slot cannot be opened."""
+    device.device = replace(device.device, base_root=device.root / "missing")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [no_document, damaged_document, no_parts, damaged_parts, long_parts, damaged_base, no_base],
+)
+def test_whatever_is_wrong_with_a_delta_the_update_completes_at_a_bounded_cost(
+    publisher: Publisher,
+    device: FileDevice,
+    new: BuiltImage,
+    fault: Callable[[Publisher, FileDevice], None],
+) -> None:
+    fault(publisher, device)
+    try:
+        done = updated(device, new)
+    except Exception as error:
+        if fault is long_parts:
+            pytest.fail(f"an update stopped because of its delta: {error}")
+        raise
+    assert done.fetched <= done.full * 1.02
+    assert done.wasted <= done.full * 0.02
+
+
+def test_one_bad_part_costs_only_what_it_would_have_made(
+    publisher: Publisher, device: FileDevice, new: BuiltImage
+) -> None:
+    bad = parts(publisher)[0]
+    size = bad.stat().st_size
+    damage(bad)
+    done = updated(device, new)
+    assert done.wasted == size
+    assert f"chunks/{bad.parent.name}/{bad.name} is damaged" in done.notes[0]
+
+
+def test_a_base_that_cannot_be_read_in_places_costs_those_places(
+    device: FileDevice, new: BuiltImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = os.pread
+
+    def failing(fd: int, size: int, offset: int) -> bytes:
+        if Path(f"/proc/self/fd/{fd}").readlink().name == "root-a" and offset < 1 << 18:
+            raise OSError(5, "Input/output error")
+        return read(fd, size, offset)
+
+    monkeypatch.setattr(os, "pread", failing)
+    done = updated(device, new)
+    assert any("the running image cannot be read: Input/output error" in n for n in done.notes)
+    assert done.fetched < done.full / 2
+
+
+def signed_again(publisher: Publisher, new: BuiltImage, change: Callable[[Delta], Delta]) -> None:
+    """Publishes the delta with a change, properly signed."""
+    from imager.repository import metadata
+
+    (path,) = publisher.repository.glob("targets/**/*.delta-*.json")
+    delta = change(msgspec.json.decode(path.read_bytes(), type=Delta))
+    data = msgspec.json.encode(delta)
+    name = path.name.partition(".")[2]
+    newest = max(
+        (publisher.repository / "metadata").glob("*.os.json"),
+        key=lambda p: int(p.name.split(".")[0]),
+    )
+    role = metadata.load(publisher.repository).os
+    assert newest.exists()
+    target = f"os/gateway/testboard/2.0/{name}"
+    info = role.signed.targets[target]
+    info.length = len(data)
+    info.hashes = {"sha256": hashlib.sha256(data).hexdigest()}
+    (path.parent / f"{hashlib.sha256(data).hexdigest()}.{name}").write_bytes(data)
+    resign(publisher, role)
+    del new
+
+
+def resign(publisher: Publisher, role: object) -> None:
+    """Signs the os role as it is now, and what names it."""
+    from typing import Any, cast
+
+    from imager.repository import metadata
+
+    current = metadata.load(publisher.repository)
+    changed = cast(Any, role)
+    current.delegated["os"] = changed
+    changed.signed.version = current.next_version("os")
+    metadata.sign(changed, publisher.keys.signers("os"))
+    metadata.save_numbered(publisher.repository, "os", changed)
+    metadata.commit(
+        publisher.repository,
+        current,
+        periods=metadata.load_config(publisher.repository),
+        now=publisher.now,
+        snapshot_signers=publisher.keys.signers("snapshot"),
+        timestamp_signers=publisher.keys.signers("timestamp"),
+    )
+
+
+def swapped(delta: Delta) -> Delta:
+    """Payloads of other frames: they decode, into something else."""
+    return msgspec.structs.replace(delta, root=tuple(reversed(delta.root)))
+
+
+def outside(delta: Delta) -> Delta:
+    """A payload that is longer than its part."""
+    first = next(frame for frame in delta.root if frame.size)
+    wrong = msgspec.structs.replace(first, offset=delta.parts[first.part].size)
+    return msgspec.structs.replace(
+        delta, root=tuple(wrong if frame is first else frame for frame in delta.root)
+    )
+
+
+def half(delta: Delta) -> Delta:
+    """Frames for half of the image."""
+    return msgspec.structs.replace(delta, root=delta.root[: len(delta.root) // 2])
+
+
+@pytest.mark.parametrize("change", [swapped, outside, half])
+def test_a_signed_delta_that_makes_no_sense_costs_little(
+    publisher: Publisher,
+    device: FileDevice,
+    new: BuiltImage,
+    change: Callable[[Delta], Delta],
+) -> None:
+    signed_again(publisher, new, change)
+    done = updated(device, new)
+    assert done.fetched <= done.full * 1.02
+
+
+def test_power_cut_before_every_flush_of_a_delta(
+    tmp_path: Path, publisher: Publisher, old: BuiltImage, new: BuiltImage
+) -> None:
+    def fresh(name: str) -> FileDevice:
+        source = str(publisher.repository)
+        device = FileDevice(tmp_path / name, publisher.anchor, source=source, slot_size=2 * SIZE)
+        return running(device, old)
+
+    undisturbed = fresh("device")
+    power = Power(None)
+    with pytest.MonkeyPatch.context() as patch:
+        power.install(patch)
+        undisturbed.update()
+    flushes = [step for step in power.steps if step.startswith("fsync root-b")]
+    assert flushes
+    for number, step in enumerate(flushes):
+        device = fresh(f"device-{number}")
+        cut = Power(step, (device.device.slots["b"],))
+        with pytest.MonkeyPatch.context() as patch:
+            cut.install(patch)
+            try:
+                device.update()
+            except PowerCut:
+                pass
+            else:
+                continue  # One flush took in what were two.
+        cut.lose_unsynced()
+        device.boot_id = "boot-2"
+        done = updated(device, new)
+        assert done.fetched <= full_size(new) / 100
+        assert done.kept + done.written >= 0
+        assert (done.kept > 0) == (number > 0)
+
+
+def test_a_delta_from_a_web_server_asks_for_each_part_once(
+    publisher: Publisher, device: FileDevice, new: BuiltImage, web: WebServer
+) -> None:
+    device.source = web.url
+    updated(device, new)
+    asked = [path.rpartition("/")[2] for path in web.requests() if path.startswith("/chunks/")]
+    assert sorted(asked) == sorted(path.name for path in parts(publisher))
+
+
+def test_another_base_has_no_delta(
+    publisher: Publisher, device: FileDevice, new: BuiltImage
+) -> None:
+    other = build_image(publisher.base / "build-x", "1.0", data=content("other", SIZE))
+    running(device, other)
+    done = updated(device, new)
+    assert done.fetched == done.full == full_size(new)
+
+
+def test_the_way_is_chosen_by_signed_sizes(new: BuiltImage) -> None:
+    index = new.index
+    pieces, boot = len(index.root.stream.segments), len(index.boot.stream.segments)
+    part = Part(1000, "ab" * 32)
+
+    def delta(*root: Frame, size: int = 1000) -> Delta:
+        return Delta(1, "1.0", "00", root, (Frame(boot),), (Part(size, part.sha256),))
+
+    useful = delta(Frame(2, 0, 0, 1000), Frame(pieces - 2))
+    assert delta_problem(useful, index) == ""
+    way = cheapest(index, useful)
+    assert way.from_version == "1.0"
+    saved = sum(segment.stored_size for segment in index.root.stream.segments[:2]) - 1000
+    assert way.fetch_bytes == in_full(index).fetch_bytes - saved
+    assert len(way.root) == pieces - 1
+    # More than what it makes: not used. Nothing saved at all: in full.
+    useless = delta(Frame(1, 0, 0, 99_999), Frame(pieces - 1), size=99_999)
+    assert cheapest(index, useless) == in_full(index)
+    assert cheapest(index, None) == in_full(index)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"format": 2}, "its format is 2"),
+        ({"root": [{"segments": 0}]}, "a frame has no segments"),
+        ({"root": [{"segments": 3}]}, "its frames have 3 segments"),
+        ({"parts": [{"size": 0, "sha256": "00" * 32}]}, "a part of 0 bytes"),
+        ({"parts": [{"size": 1 << 30, "sha256": "00" * 32}]}, "a part of"),
+        ({"parts": [{"size": 5, "sha256": "../x"}]}, "the digest of a part"),
+        ({"boot": [{"segments": 2, "part": 9, "size": 1}]}, "boot: there is no part 9"),
+        ({"boot": [{"segments": 2, "part": -1, "size": 1}]}, "boot: there is no part -1"),
+        ({"boot": [{"segments": 2, "offset": -1, "size": 1}]}, "boot: a payload lies outside"),
+        ({"boot": [{"segments": 2, "offset": 1, "size": 1 << 20}]}, "boot: a payload lies outside"),
+    ],
+)
+def test_a_delta_document_with_wrong_numbers_is_not_used(
+    new: BuiltImage, publisher: Publisher, change: dict[str, object], expected: str
+) -> None:
+    good = json.loads(document(publisher).read_bytes())
+    wrong = msgspec.json.decode(json.dumps({**good, **change}).encode(), type=Delta)
+    assert expected in delta_problem(wrong, new.index)
