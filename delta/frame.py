@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from delta import head
-from delta.codecs import dictionary, difference, store
+from delta.codecs import dictionary, difference, sparse, store
 from delta.codecs.interface import Decode
 from delta.errors import DeltaError
 from delta.head import Copy
@@ -29,11 +29,12 @@ VERSION = 1
 FRAME_LIMIT = 16 << 20
 
 # Never renumber: golden payloads of every codec are in tests/delta/golden.
-STORE, DICTIONARY, DIFFERENCE = 0, 1, 2
+STORE, DICTIONARY, DIFFERENCE, SPARSE = range(4)
 CODECS: dict[int, Decode] = {
     STORE: store.decode,
     DICTIONARY: dictionary.decode,
     DIFFERENCE: difference.decode,
+    SPARSE: sparse.decode,
 }
 
 

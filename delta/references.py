@@ -6,6 +6,7 @@ from typing import Protocol
 
 from delta.errors import DeltaError
 from delta.head import Head, Range, Rewriting
+from delta.rewrite import apply_rewrite, decode_rewrite
 
 # Bytes of the base that are read at once.
 STEP = 1 << 20
@@ -51,8 +52,6 @@ def read_references(head: Head, base: Base) -> bytearray:
 
 
 def _rewritten(rewriting: Rewriting, data: memoryview) -> bytearray:
-    from delta.rewrite import apply_rewrite, decode_rewrite
-
     copy = bytearray(data)
     apply_rewrite(decode_rewrite(bytes(rewriting.rewrite)), rewriting.start, copy)
     if len(copy) != len(data):

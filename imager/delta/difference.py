@@ -1,4 +1,4 @@
-"""Making payloads of codec 2, difference: see delta.codecs.difference.
+"""Making payloads of codecs 2 and 3, difference and sparse: see delta.codecs.
 
 The matches are those of bsdiff4 (suffix sorting, then matches extended over
 bytes that differ), in C: 4 s for 8 MiB against 16 MiB. Its file format is not used.
@@ -6,11 +6,14 @@ bytes that differ), in C: 4 s for 8 MiB against 16 MiB. Its file format is not u
 
 from __future__ import annotations
 
+import re
 import struct
 
 from bsdiff4 import core  # type: ignore[import-untyped]
 
-from delta.codecs.difference import STEPS_LIMIT
+from delta.codecs.sparse import CHANGES_LIMIT, GAPS_LIMIT
+from delta.codecs.steps import STEPS_LIMIT
+from delta.frame import DIFFERENCE, SPARSE
 from delta.varint import write, write_signed
 from imager.delta.sections import BYTES, Effort, section
 
@@ -18,17 +21,31 @@ from imager.delta.sections import BYTES, Effort, section
 _SIGN = 1 << 63
 
 
-def difference(coded: bytes, references: bytes, effort: Effort) -> bytes | None:
-    """The part of a payload after its head; None if it would take too many steps."""
+def differences(coded: bytes, references: bytes, effort: Effort) -> dict[int, bytes]:
+    """By codec, the part of a payload after its head. None of them if that takes too many steps."""
     control, added, inserted = core.diff(references, coded)
     steps = _steps(control, len(references))
     if len(steps) > STEPS_LIMIT:
-        return None
-    return (
-        section(steps, effort, BYTES)
-        + section(added, effort, BYTES)
-        + section(inserted, effort, code=True)
-    )
+        return {}
+    first = section(steps, effort, BYTES)
+    last = section(inserted, effort, code=True)
+    found = {DIFFERENCE: first + section(added, effort, BYTES) + last}
+    gaps, changes = _sparse(added)
+    if len(gaps) <= GAPS_LIMIT and len(changes) <= CHANGES_LIMIT:
+        middle = section(gaps, effort, BYTES) + section(changes, effort, BYTES)
+        found[SPARSE] = first + middle + last
+    return found
+
+
+def _sparse(added: bytes) -> tuple[bytes, bytes]:
+    """The bytes that are not zero: for each how many zeros are before it, and the byte."""
+    gaps = bytearray()
+    end = 0
+    for run in re.finditer(rb"[^\0]+", added):
+        gaps += write(run.start() - end)
+        gaps += bytes(run.end() - run.start() - 1)
+        end = run.end()
+    return bytes(gaps), added.replace(b"\0", b"")
 
 
 def _steps(control: bytes, size: int) -> bytes:

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from delta import head
-from delta.frame import DICTIONARY, DIFFERENCE, FRAME_LIMIT, STORE, VERSION, Base, apply, gaps
+from delta.frame import DICTIONARY, FRAME_LIMIT, STORE, VERSION, Base, apply, gaps
 from delta.head import Head, Range, Rewriting
 from delta.references import read_references
-from imager.delta.difference import difference
+from imager.delta.difference import differences
 from imager.delta.head import written
 from imager.delta.sections import Effort, quick_size, section, zstd_section
 
@@ -78,10 +78,9 @@ def _candidates(
     best: int | None = None
     if full.references:
         references = bytes(read_references(full, base))
-        data = difference(coded, references, effort)
-        if data is not None:
-            yield (payload := _payload(full, DIFFERENCE, effort, data))
-            best = len(payload)
+        for codec, data in differences(coded, references, effort).items():
+            yield (payload := _payload(full, codec, effort, data))
+            best = len(payload) if best is None else min(best, len(payload))
         if best is None or quick_size(coded, references) * HOPE < best:
             data = zstd_section(coded, references, effort)
             yield (payload := _payload(full, DICTIONARY, effort, data))

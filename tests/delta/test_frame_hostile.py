@@ -17,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from delta.errors import DeltaError
-from delta.frame import DICTIONARY, DIFFERENCE, STORE, VERSION, apply
+from delta.frame import CODECS, DICTIONARY, DIFFERENCE, SPARSE, STORE, VERSION, apply
 from delta.sections import LZMA, STORED, ZSTD, filters
 from delta.varint import write, write_signed
+from imager.delta.difference import differences
 from imager.delta.frame import Reference, encode
 from imager.delta.sections import Effort, section, zstd_section
 from tests.delta.frames import KINDS, MemoryBase, case, decoded
@@ -45,6 +46,10 @@ def _small_payloads() -> Iterator[tuple[bytes, bytes, int]]:
     head = _head(references=((0, 5000),))
     yield head_and(DICTIONARY, head, zstd_section(new, BASE, EFFORT)), BASE, len(new)
     yield head_and(STORE, _head(), section(new, Effort(19))), BASE, len(new)
+    changed = bytearray(BASE)
+    changed[::170] = bytes(len(changed[::170]))
+    for data in differences(bytes(changed), BASE, Effort(19)).items():
+        yield head_and(data[0], head, data[1]), BASE, len(BASE)
 
 
 def head_and(codec: int, head: bytes, data: bytes) -> bytes:
@@ -118,7 +123,7 @@ def test_every_single_bit_flipped_is_an_error_or_other_bytes() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(
-    start=st.integers(0, 13),
+    start=st.integers(0, 15),
     changes=st.lists(
         st.tuples(st.integers(0, 10**6), st.binary(max_size=9), st.integers(0, 9)), max_size=6
     ),
@@ -135,7 +140,7 @@ def test_any_damage_is_an_error_or_other_bytes(
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.binary(max_size=400), st.integers(0, 2), st.integers(0, 5000))
+@given(st.binary(max_size=400), st.sampled_from(sorted(CODECS)), st.integers(0, 5000))
 def test_garbage_is_an_error_or_bytes(garbage: bytes, codec: int, size: int) -> None:
     assert outcome(garbage, BASE, size) in ("error", "bytes")
     assert outcome(bytes([VERSION, codec]) + garbage, BASE, size) in ("error", "bytes")
@@ -145,7 +150,7 @@ def test_garbage_is_an_error_or_bytes(garbage: bytes, codec: int, size: int) -> 
 
 LIES = {
     "another version": b"\x02\x00\x00\x00\x00",
-    "no such codec": head_and(3, _head(), plain(b"x" * 100)),
+    "no such codec": head_and(9, _head(), plain(b"x" * 100)),
     "tables of a terabyte": bytes([1, 0]) + write(1 << 40),
     "a number without an end": bytes([1, 0]) + b"\xff" * 30,
     "more copies than there may be": bytes([1, 0]) + plain(write(1 << 20)) + plain(b""),
@@ -199,6 +204,21 @@ LIES = {
         _head(references=((0, 99),)),
         steps((50,), (40,), (0,)) + plain(bytes(50)) + plain(bytes(50)),
     ),
+    "more gaps than changes": head_and(
+        SPARSE,
+        _head(references=((0, 99),)),
+        steps((60,), (40,), (0,)) + plain(b"\1\1") + plain(b"\1") + plain(bytes(40)),
+    ),
+    "a change behind what is added": head_and(
+        SPARSE,
+        _head(references=((0, 99),)),
+        steps((60,), (40,), (0,)) + plain(b"\x3c") + plain(b"\1") + plain(bytes(40)),
+    ),
+    "more taken than a sparse frame adds": head_and(
+        SPARSE,
+        _head(references=((0, 99),)),
+        steps((61,), (39,), (0,)) + plain(b"\0") + plain(b"\1") + plain(bytes(40)),
+    ),
     "columns of different length": head_and(
         DIFFERENCE,
         _head(references=((0, 99),)),
@@ -222,6 +242,13 @@ def test_these_payloads_would_be_good_without_the_lie() -> None:
         steps((50, 10), (40, 0), (-50, 0)) + plain(bytes(60)) + plain(b"y" * 40),
     )
     assert decoded(different, BASE, 100) == BASE[:50] + b"y" * 40 + BASE[:10]
+    sparse = head_and(
+        SPARSE,
+        _head(references=((0, 99),)),
+        steps((60,), (40,), (0,)) + plain(b"\x3b") + plain(b"\1") + plain(b"z" * 40),
+    )
+    changed = bytes([(BASE[59] + 1) & 255])
+    assert decoded(sparse, BASE, 100) == BASE[:59] + changed + b"z" * 40
 
 
 @cache
