@@ -11,15 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from imager.delta import frame
+from imager.delta import executables, frame
 from imager.delta.frame import Reference
 from imager.delta.plan import FramePlan
 from imager.delta.streams import CodePair, Streams
-
-try:
-    from imager.delta.executables import learn as _learn
-except ImportError:  # pragma: no cover
-    _learn = None  # type: ignore[assignment]
 
 # What a byte that is only copied costs beside one that is encoded.
 _COPYING = 1000
@@ -95,9 +90,7 @@ def opened(old: Path, old_size: int, new: Path, new_size: int) -> Iterator[None]
 def learn(task: LearnJob) -> list[bytes | None]:
     """For each window, how its code is rewritten; None where that does not help."""
     streams = _streams[-1]
-    if _learn is None:
-        return [None] * len(task.windows)
-    learned = _learn(
+    learned = executables.learn(
         task.pair.old.content(streams.old),
         task.pair.new.content(streams.new),
         windows=task.windows,
