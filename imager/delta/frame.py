@@ -51,11 +51,11 @@ def encode(
     """The payload that makes new, the bytes of one frame, out of the base.
 
     Deterministic, and decoded once before it is returned. copies: in any order, none overlaps
-    another, each is true; neighbours may be many small ones. references: at most 16 MiB together;
-    they are concatenated in this order. level: as zstd's; from 19 on everything is tried.
+    another, each is true; neighbours may be many small ones. references: at most 16 MiB together
+    and within the limits of delta.head; they are concatenated in this order. level: as zstd's;
+    from 19 on everything is tried.
 
-    Raises ValueError if copies or references are not as said, or above the limits of delta.head,
-    and what the base raises.
+    Raises ValueError if copies or references are not as said, and what the base raises.
     """
     effort = Effort(level)
     merged = _merged(new, base, copies)
@@ -63,9 +63,10 @@ def encode(
     coded = b"".join(new[start:end] for start, end in gaps(places, len(new)))
     plain = Head(places, (), {})
     full = _with_references(plain, base, references) if coded else plain
-    payloads = [_payload(plain, STORE, effort, section(b"", effort))] if not coded else []
     if coded:
-        payloads.extend(_candidates(coded, base, plain, full, effort))
+        payloads = list(_candidates(coded, base, plain, full, effort))
+    else:
+        payloads = [_payload(plain, STORE, effort, section(b"", effort))]
     best = min(payloads, key=len)
     _verify(best, base, new)
     return best
@@ -113,19 +114,14 @@ def _merged(new: bytes, base: Base, copies: Sequence[Copy]) -> list[Copy]:
                 merged[-1] = Copy(last.at, last.offset, last.size + copy.size)
                 continue
         merged.append(copy)
-    if len(merged) > head.COPIES:
-        raise ValueError(f"a frame has at most {head.COPIES} copies, not {len(merged)}")
-    return merged
+    # What is copied in more places than a head has room for is coded instead.
+    largest = sorted(merged, key=lambda copy: (-copy.size, copy.at))[: head.COPIES]
+    return sorted(largest, key=lambda copy: copy.at)
 
 
 def _with_references(plain: Head, base: Base, references: Sequence[Reference]) -> Head:
     ranges = [Range(reference.offset, reference.size) for reference in references]
-    rewritings = {
-        number: Rewriting(memoryview(reference.rewrite), reference.start)
-        for number, reference in enumerate(references)
-        if reference.rewrite is not None
-    }
-    full = Head(plain.copies, ranges, rewritings)
+    full = Head(plain.copies, ranges, _rewritings(references))
     for source in ranges:
         if source.size < 0 or not 0 <= source.offset <= base.size - source.size:
             raise ValueError(f"{source} is not in a base of {base.size}")
@@ -135,6 +131,24 @@ def _with_references(plain: Head, base: Base, references: Sequence[Reference]) -
             f"together, not {len(ranges)} of {full.references_size}"
         )
     return full
+
+
+def _rewritings(references: Sequence[Reference]) -> dict[int, Rewriting]:
+    """How references are rewritten, but for those whose rewrites a head has no room for."""
+    found: dict[int, Rewriting] = {}
+    distinct: set[bytes] = set()
+    room, work = head.REWRITES_LIMIT, head.REWRITING_LIMIT
+    for number, reference in enumerate(references):
+        rewrite = reference.rewrite
+        if rewrite is None or len(found) == head.REWRITES:
+            continue
+        stored = 0 if rewrite in distinct else len(rewrite)
+        if stored <= room and len(rewrite) <= work:
+            distinct.add(rewrite)
+            found[number] = Rewriting(memoryview(rewrite), reference.start)
+            room -= stored
+            work -= len(rewrite)
+    return found
 
 
 def _verify(payload: bytes, base: Base, new: bytes) -> None:

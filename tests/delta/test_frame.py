@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from delta.errors import DeltaError
 from delta.frame import CODECS, DICTIONARY, DIFFERENCE, FRAME_LIMIT, SPARSE, STORE, apply
+from delta.head import COPIES
 from imager.delta.frame import Copy, Reference, encode
 from tests.delta.frames import KINDS, BrokenBase, MemoryBase, case, content, decoded, edited
 
@@ -150,6 +151,17 @@ def test_the_maker_refuses_copies_that_are_not_true(copies: list[Copy], reason: 
     base = random.Random(10).randbytes(1000)
     with pytest.raises(ValueError, match=reason):
         encode(base[:100], MemoryBase(base), copies, [])
+
+
+def test_copies_for_which_there_is_no_room_are_coded() -> None:
+    # Small blocks in reverse order, no two of them neighbours in both.
+    size = 20
+    base = random.Random(11).randbytes((COPIES + 500) * size)
+    starts = range(len(base) - size, -1, -size)
+    new = b"".join(base[start : start + size] for start in starts)
+    copies = [Copy(number * size, start, size) for number, start in enumerate(starts)]
+    payload = encode(new, MemoryBase(base), copies, [], level=1)
+    assert decoded(payload, base, len(new)) == new
 
 
 def test_the_maker_refuses_too_many_references() -> None:

@@ -1,0 +1,93 @@
+"""Golden frames: payloads that every later version must decode to the same bytes.
+
+    python -m tests.delta.golden_frames
+
+writes those that are missing in tests/delta/golden and changes none that is there: NAME.payload
+and NAME.result, all with the same base.
+"""
+
+from __future__ import annotations
+
+import lzma
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+from delta.frame import DICTIONARY, DIFFERENCE, SPARSE, STORE, VERSION
+from delta.head import Copy, Head, Range
+from delta.sections import STORED, ZSTD, filters
+from delta.varint import write
+from imager.delta.difference import differences
+from imager.delta.head import written
+from imager.delta.sections import Effort, section, zstd_section
+from tests.delta.frames import content, decoded, edited
+
+GOLDEN = Path(__file__).parent / "golden"
+EFFORT = Effort(19)
+
+
+def base() -> bytes:
+    """The base: text, code, zeros, and a little noise."""
+    chance = random.Random(2026)
+    parts = (("text", 8000), ("code", 12000), ("zeros", 3000), ("noise", 1000))
+    return b"".join(content(kind, size, chance) for kind, size in parts)
+
+
+def frames(base: bytes) -> Iterator[tuple[str, bytes, bytes]]:
+    """Name, payload and result of each."""
+    chance = random.Random(5)
+    nothing = Head((), (), {})
+    copies = (Copy(0, Range(4096, 4096)), Copy(5000, Range(100, 50)), Copy(5050, Range(24, 9)))
+    gap = b"".join(content(kind, 452, chance) for kind in ("text", "noise"))
+    result = base[4096:8192] + gap + base[100:150] + base[24:33]
+    yield "copies", _payload(STORE, Head(copies, (), {}), section(gap, EFFORT)), result
+    yield "copies-only", _payload(STORE, Head(copies[:1], (), {}), write(0)), base[4096:8192]
+
+    new = edited(base, 12, chance)
+    for method, name in enumerate(("stored", "zstd", "lzma", "lzma-x86", "lzma-thumb")):
+        yield f"store-{name}", _payload(STORE, nothing, _section(method, new)), new
+
+    references = Head((), (Range(9000, 15000), Range(0, 9000)), {})
+    shuffled = base[9000:] + base[:9000]
+    data = zstd_section(new, shuffled, EFFORT)
+    yield "dictionary", _payload(DICTIONARY, references, data), new
+    for codec, data in differences(new, shuffled, EFFORT).items():
+        yield NAMES[codec], _payload(codec, references, data), new
+    mixed = Head(copies[:1], (Range(0, 24000),), {})
+    data = differences(new, base, EFFORT)[SPARSE]
+    yield "sparse-with-copies", _payload(SPARSE, mixed, data), base[4096:8192] + new
+
+
+NAMES = {DIFFERENCE: "difference", SPARSE: "sparse"}
+
+
+def _payload(codec: int, head: Head, data: bytes) -> bytes:
+    return bytes([VERSION, codec]) + written(head, EFFORT) + data
+
+
+def _section(method: int, content: bytes) -> bytes:
+    if method == STORED:
+        return write(len(content)) + bytes([STORED]) + content
+    if method == ZSTD:
+        return zstd_section(content, b"", EFFORT)
+    chain = filters(method, len(content), preset=9)
+    stored = lzma.compress(content, format=lzma.FORMAT_RAW, filters=chain)
+    return write(len(content)) + bytes([method]) + write(len(stored)) + stored
+
+
+def main() -> None:
+    """Writes what is missing."""
+    _keep(GOLDEN / "base", base())
+    for name, payload, result in frames(base()):
+        assert decoded(payload, base(), len(result)) == result, name
+        _keep(GOLDEN / f"{name}.result", result)
+        _keep(GOLDEN / f"{name}.payload", payload)
+
+
+def _keep(path: Path, data: bytes) -> None:
+    if not path.exists():
+        path.write_bytes(data)
+
+
+if __name__ == "__main__":
+    main()
