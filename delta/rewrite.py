@@ -52,6 +52,7 @@ class Region:
 
     width, stride: of POINTERS and EVEN_POINTERS; stride of OFFSETS. base: the address that
     OFFSETS are relative to. tables: of SWITCHES, gap before and count of each table's entries.
+    moved: of code, how far all of it moved, where the moves of what it holds do not tell.
     """
 
     kind: Kind
@@ -62,6 +63,7 @@ class Region:
     stride: int = 0
     base: int = 0
     tables: tuple[array[int], array[int]] | None = None
+    moved: int | None = None
 
 
 @dataclass(frozen=True)
@@ -122,18 +124,20 @@ def _apply(moves: Moves, region: Region, start: int, first: int, end: int, data:
                     at -= start
                     tables.offsets(data, at, at + size, 4, at + bias, moves)
         case _:
-            code(MACHINES[region.kind], data, first, end, bias, moves)
+            _code(region, data, first, end, bias, moves)
 
 
-def code(machine: Machine, data: bytearray, start: int, end: int, bias: int, moves: Moves) -> None:
+def _code(region: Region, data: bytearray, start: int, end: int, bias: int, moves: Moves) -> None:
     """Changes the references of data[start:end], whose address is start + bias."""
-    low, high = moves.low, moves.high
+    machine, moved = MACHINES[region.kind], region.moved
+    low, high, page = moves.low, moves.high, machine.page - 1
     # Neighbours are in the same piece, and mostly refer to each other.
     first = last = own = 0
-    page = machine.page - 1
     for at, target, form in machine.find(data, start, end, bias, low, high):
         here = at + bias
-        if not first <= here < last:
+        if moved is not None:
+            own = moved
+        elif not first <= here < last:
             if not low <= here < high:
                 continue
             first, last, own = moves.piece(here)
@@ -154,9 +158,10 @@ def switches(region: Region) -> Iterator[tuple[int, int]]:
 
 def _region(reader: Reader, offset: int, bias: int) -> Region:
     number = reader.byte()
-    if number not in Kind._value2member_map_:
+    kind, has_moved = number & 127, number > 127
+    if kind not in Kind._value2member_map_ or (has_moved and kind not in MACHINES):
         raise DeltaError(f"expected a kind of region, found {number}")
-    kind = Kind(number)
+    kind = Kind(kind)
     offset += reader.number(ADDRESS_LIMIT - offset, "a gap before a region")
     size = reader.number(ADDRESS_LIMIT - offset, "a size of a region")
     bias += signed(reader.number(ADDRESS_LIMIT, "an address of a region"))
@@ -179,7 +184,8 @@ def _region(reader: Reader, offset: int, bias: int) -> Region:
         case _:
             if kind is not Kind.FRAMES and kind not in MACHINES:
                 raise DeltaError(f"expected code of a known machine, found {kind.name}")
-            return Region(kind, offset, size, bias)
+            moved = signed(reader.number(ADDRESS_LIMIT, "a shift")) if has_moved else None
+            return Region(kind, offset, size, bias, moved=moved)
 
 
 def _tables(reader: Reader, size: int) -> tuple[array[int], array[int]]:

@@ -11,6 +11,7 @@ from struct import Struct
 from delta.machines.moves import Moves
 
 _INT = Struct("<i")
+_FRAME = Struct("<Iii")
 _UNSIGNED = Struct("<I")
 _POINTERS = {4: _UNSIGNED, 8: Struct("<Q")}
 
@@ -40,25 +41,35 @@ def offsets(data: bytearray, start: int, end: int, stride: int, base: int, moves
 
 
 def frames(data: bytearray, start: int, end: int, bias: int, moves: Moves) -> None:
-    """Frame descriptions of .eh_frame: where their function begins, relative to the place.
+    """Frame descriptions of .eh_frame: the distance back to what is common to several of them,
+    where their function begins, relative to the place, and its size.
 
     Source: Linux Standard Base Core 5.0, 10.6.1; the encoding is DW_EH_PE_pcrel | sdata4, which
     the maker has checked.
     """
     low, high = moves.low, moves.high
     for at in frame_starts(data, start, end):
+        back, begin, size = _FRAME.unpack_from(data, at - 4)
         place = at + bias
-        target = place + _INT.unpack_from(data, at)[0]
-        if low <= target < high and low <= place < high:
-            _put(data, at, target + moves.shift(target) - place - moves.shift(place))
+        common, target = place - 4 - back, place + begin
+        if not low <= place < high:
+            continue
+        own = moves.shift(place)
+        if low <= common:
+            _put(data, at - 4, back + own - moves.shift(common))
+        if low <= target < high:
+            shift = moves.shift(target)
+            _put(data, at, begin + shift - own)
+            if 0 < size <= high - target:
+                _put(data, at + 4, size + moves.shift(target + size - 1) - shift)
 
 
 def frame_starts(data: bytes | bytearray, start: int, end: int) -> Iterator[int]:
     """Positions of the first address of each frame description of an .eh_frame."""
-    while start + 12 <= end:
+    while start + 16 <= end:
         length, common = _UNSIGNED.unpack_from(data, start)[0], data[start + 4 : start + 8]
-        if length < 8 or length >= 0xFFFFFFF0:
-            # The end, or the form for more than 4 GiB, which no linker writes.
+        if length < 12 or length >= 0xFFFFFFF0:
+            # The end, or damaged, or the form for more than 4 GiB, which no linker writes.
             if length == 0:
                 start += 4
                 continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -22,6 +22,7 @@ _CODE = {
     "EM_ARM": Kind.THUMB,
 }
 _POINTER_ARRAYS = ("SHT_INIT_ARRAY", "SHT_FINI_ARRAY", "SHT_PREINIT_ARRAY")
+_STUBS = (".plt", ".plt.got", ".plt.sec")
 # Of .eh_frame_hdr: version 1; frame pointer pcrel sdata4; count udata4; table datarel sdata4.
 _FRAME_INDEX = b"\x01\x1b\x03\x3b"
 _PCREL_SDATA4 = 0x1B
@@ -33,6 +34,8 @@ class Executable:
 
     data: its bytes. regions: where addresses are, as for delta.rewrite.Rewrite.
     read_only: data that is neither code nor written, as (offset, size, address less offset).
+    stubs: position and size of code that is a table: the n-th entry belongs to the n-th entry of
+    another one, and so became the new n-th one, whichever function it now calls.
     """
 
     data: bytes
@@ -40,6 +43,16 @@ class Executable:
     high: int
     regions: tuple[Region, ...]
     read_only: tuple[tuple[int, int, int], ...]
+    stubs: Mapping[str, tuple[int, int]]
+
+    @property
+    def machine(self) -> Kind:
+        """What its code is."""
+        return next(region.kind for region in self.regions if region.kind in MACHINES)
+
+    def bias(self, offset: int) -> int:
+        """Address less position of what begins at this position; 0 if it is no region."""
+        return next((region.bias for region in self.regions if region.offset == offset), 0)
 
 
 def read_executable(data: bytes) -> Executable | None:
@@ -64,7 +77,7 @@ def _read(data: bytes, elf: ELFFile) -> Executable | None:
         for segment in elf.iter_segments("PT_LOAD")
     ]
     found: list[Region] = []
-    read_only = []
+    read_only, stubs = [], {}
     for section in elf.iter_sections():
         if section["sh_type"] == "SHT_NOBITS" or not section["sh_size"]:
             continue
@@ -73,6 +86,8 @@ def _read(data: bytes, elf: ELFFile) -> Executable | None:
         if section["sh_flags"] & SH_FLAGS.SHF_ALLOC:
             regions = list(_regions(data, section, elf.elfclass // 8, kind))
             found.extend(regions)
+            if section.name in _STUBS:
+                stubs[section.name] = section["sh_offset"], section["sh_size"]
             if not regions and not section["sh_flags"] & SH_FLAGS.SHF_WRITE:
                 offset, size, address = (section[f"sh_{n}"] for n in ("offset", "size", "addr"))
                 read_only.append((offset, size, address - offset))
@@ -82,7 +97,7 @@ def _read(data: bytes, elf: ELFFile) -> Executable | None:
     low, high = min(start for start, _ in loaded), max(end for _, end in loaded)
     if high > ADDRESS_LIMIT or len(found) > REGIONS_LIMIT:
         return None
-    return Executable(data, low, high, _separate(found), tuple(read_only))
+    return Executable(data, low, high, _separate(found), tuple(read_only), stubs)
 
 
 def _regions(data: bytes, section: Section, word: int, code: Kind) -> Iterator[Region]:

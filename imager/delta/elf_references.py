@@ -15,7 +15,7 @@ from imager.delta.elf_file import Executable
 Ints = NDArray[np.int64]
 
 # Forms of references in tables; those of code are the machine's, from 0 on.
-_FRAME, _OFFSET, _POINTER = -1, -2, -3
+_FRAME, _COMMON, _LAST, _OFFSET, _POINTER = -1, -2, -3, -4, -5
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class References:
     @property
     def relative(self) -> NDArray[np.bool_]:
         """Those that change when their place moves."""
-        relative: NDArray[np.bool_] = self.forms >= _FRAME
+        relative: NDArray[np.bool_] = self.forms >= _COMMON
         return relative
 
 
@@ -76,9 +76,14 @@ def _of_region(program: Executable, region: Region, data: bytearray) -> NDArray[
         rows = np.frombuffer(flat, np.int64).reshape(-1, 3)
         positions, targets, forms = rows[:, 0], rows[:, 1], rows[:, 2]
     elif region.kind is Kind.FRAMES:
-        positions = np.fromiter(frame_starts(data, offset, end), np.int64)
-        targets = positions + region.bias + _values(program, positions, "<i4")
-        forms = np.full(len(positions), _FRAME)
+        begins = np.fromiter(frame_starts(data, offset, end), np.int64)
+        places = begins + region.bias
+        commons = places - 4 - _values(program, begins - 4, "<u4")
+        functions = places + _values(program, begins, "<i4")
+        lasts = functions + _values(program, begins + 4, "<i4") - 1
+        positions = np.concatenate([begins - 4, begins, begins + 4])
+        targets = np.concatenate([commons, functions, lasts])
+        forms = np.repeat([_COMMON, _FRAME, _LAST], len(begins))
     elif region.kind is Kind.SWITCHES:
         tables = [np.arange(at, at + size, 4, np.int64) for at, size in switches(region)]
         bases = [np.full(size // 4, at + region.bias, np.int64) for at, size in switches(region)]

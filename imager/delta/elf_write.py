@@ -39,12 +39,14 @@ def encoded(rewrite: Rewrite, found: References, start: int, size: int, _whole: 
 
 
 def _region(region: Region, offset: int, bias: int) -> bytes:
-    body = bytearray([region.kind])
+    body = bytearray([region.kind | (0 if region.moved is None else 0x80)])
     body += write(region.offset - offset) + write(region.size) + write_signed(region.bias - bias)
     if region.kind in (Kind.POINTERS, Kind.EVEN_POINTERS):
         body += write(region.width) + write(region.stride)
     elif region.kind is Kind.OFFSETS:
         body += write(region.stride) + write_signed(region.base - region.offset - region.bias)
+    elif region.moved is not None:
+        body += write_signed(region.moved)
     elif region.kind is Kind.SWITCHES:
         assert region.tables is not None
         gaps, counts = region.tables

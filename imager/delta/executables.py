@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from delta.machines.moves import Moves
-from delta.rewrite import Region, Rewrite, apply_rewrite
+from delta.rewrite import Rewrite, apply_rewrite
 from imager.delta import elf_write
 from imager.delta.elf_align import Alignment, align
 from imager.delta.elf_file import Executable, read_executable
 from imager.delta.elf_moves import pieces, votes
 from imager.delta.elf_references import References, references, without_addresses
+from imager.delta.elf_switches import with_switches
 
 # Bytes of a sequence that finds what became of what: first without addresses, then with the
 # addresses predicted by what was learned before.
@@ -46,35 +47,55 @@ def learn(old: bytes, new: bytes, *, windows: Sequence[tuple[int, int]] = ()) ->
     None when it is no executable of a known machine, or nothing moved.
     """
     before, after = read_executable(old), read_executable(new)
-    if before is None or after is None:
+    if before is None or after is None or before.machine is not after.machine:
         return None
-    if {region.kind for region in before.regions} != {region.kind for region in after.regions}:
-        return None
+    before = with_stubs(with_switches(before, references(before)), after)
+    after = with_switches(after, references(after))
     ours, theirs = references(before), references(after)
     alignment = align(without_addresses(before), without_addresses(after), _FIRST)
-    learned = _learned(before, ours, theirs, alignment)
+    learned = _learned(before, after, ours, theirs, alignment)
     alignment = align(learned.predicted(), new, _SECOND)
-    learned = _learned(before, ours, theirs, alignment)
-    return learned
+    learned = _learned(before, after, ours, theirs, alignment)
+    moved = learned.rewrite.moves.shifts != array("q", [0])
+    return learned if moved else None
+
+
+def with_stubs(before: Executable, after: Executable) -> Executable:
+    """The old program, with how far its tables of code moved."""
+    moved = {
+        offset: after.stubs[name][0] + after.bias(after.stubs[name][0]) - offset
+        for name, (offset, _) in before.stubs.items()
+        if name in after.stubs
+    }
+    regions = (
+        replace(region, moved=moved[region.offset] - region.bias)
+        if region.kind is before.machine and region.offset in moved
+        else region
+        for region in before.regions
+    )
+    return replace(before, regions=tuple(regions))
 
 
 def _learned(
-    before: Executable, ours: References, theirs: References, alignment: Alignment
+    before: Executable,
+    after: Executable,
+    ours: References,
+    theirs: References,
+    alignment: Alignment,
 ) -> Learned:
-    moves = _moves(before, ours, theirs, alignment)
-    return Learned(Rewrite(moves, before.regions), before.data, ours)
-
-
-def _moves(before: Executable, ours: References, theirs: References, alignment: Alignment) -> Moves:
     positions = alignment.old(theirs.positions)
+    stubs = np.zeros(len(positions), bool)
+    for name in before.stubs.keys() & after.stubs.keys():
+        (old, old_size), (new, new_size) = before.stubs[name], after.stubs[name]
+        inside = (theirs.positions >= new) & (theirs.positions < new + min(old_size, new_size))
+        positions[inside] = theirs.positions[inside] - new + old
+        stubs |= inside
     index = np.searchsorted(ours.positions, positions)
     index[index == len(ours.positions)] = 0
     same = (ours.positions[index] == positions) & (ours.forms[index] == theirs.forms)
     index = index[same]
-    relative = ours.relative[index]
-    old = np.concatenate([ours.targets[index], ours.places[index][relative]])
-    new = np.concatenate([theirs.targets[same], theirs.places[same][relative]])
-    return pieces(*votes(old, new), before.low, before.high)
-
-
-__all__ = ["Learned", "Region", "learn"]
+    relative = ours.relative[index] & ~stubs[same]
+    old_addresses = np.concatenate([ours.targets[index], ours.places[index][relative]])
+    new_addresses = np.concatenate([theirs.targets[same], theirs.places[same][relative]])
+    moves = pieces(*votes(old_addresses, new_addresses), before.low, before.high)
+    return Learned(Rewrite(moves, before.regions), before.data, ours)
