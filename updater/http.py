@@ -1,9 +1,15 @@
-"""A repository on a web server: any server of static files, no range support needed."""
+"""A repository on a web server: any server of static files.
+
+A file whose transfer broke off is continued where it stopped when the server
+supports ranges (RFC 9110, 14) and says with a strong ETag that the file is the
+same; otherwise it is read again from its start.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import socket
 import threading
 import time
@@ -27,6 +33,7 @@ from updater.source import BLOCK, NotFoundError, too_long
 
 _RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _HEADER_SECONDS = 30.0
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/")
 
 
 @dataclass(frozen=True)
@@ -54,12 +61,26 @@ class _Lost(Exception):
     """The connection is lost or hopeless; another attempt may work."""
 
 
+class _SoFar:
+    """What of a file has been handed on. etag: of that file, empty when the server gave none."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.digest = hashlib.sha256()
+        self.etag = ""
+
+    def add(self, block: bytes) -> None:
+        """Notes what is handed on."""
+        self.size += len(block)
+        self.digest.update(block)
+
+
 class HttpSource:
     """A repository behind http: or https:.
 
     Keeps connections alive, one for each thread that reads. A file that was
-    interrupted is asked for again, and what was already handed on is compared
-    and skipped, so a reader never notices.
+    interrupted is continued, or asked for again; then what was already handed
+    on is compared and skipped. A reader never notices.
     """
 
     def __init__(self, url: str, limits: Limits | None = None) -> None:
@@ -93,15 +114,13 @@ class HttpSource:
 
     def open(self, path: str, max_size: int) -> Iterator[bytes]:
         """The bytes of a file; see Source."""
-        passed = 0
-        digest = hashlib.sha256()
+        so_far = _SoFar()
         heard = time.monotonic()
         pause = 0.5
         while True:
             try:
-                for block in self._attempt(path, max_size, passed, digest.copy()):
-                    passed += len(block)
-                    digest.update(block)
+                for block in self._attempt(path, max_size, so_far):
+                    so_far.add(block)
                     yield block
                     heard, pause = time.monotonic(), 0.5
             except _Lost as error:
@@ -124,20 +143,20 @@ class HttpSource:
         self._closed.set()
         self._pool.clear()
 
-    def _attempt(
-        self, path: str, max_size: int, passed: int, seen: hashlib._Hash
-    ) -> Iterator[bytes]:
-        """One request. The first `passed` bytes are compared with `seen` and not yielded.
+    def _attempt(self, path: str, max_size: int, so_far: _SoFar) -> Iterator[bytes]:
+        """One request. What was handed on before is compared and not yielded.
 
         Raises _Lost when another attempt may work.
         """
-        response = self._request(path)
+        response = self._request(path, so_far)
+        passed, seen = so_far.size, so_far.digest.copy()
         complete = False
         try:
-            if response.length_remaining is not None and response.length_remaining > max_size:
+            size = passed if response.status == 206 else 0
+            remaining = response.length_remaining
+            if remaining is not None and size + remaining > max_size:
                 raise too_long(self.name, path, max_size)
-            again = hashlib.sha256()
-            size = 0
+            again = seen.copy() if size else hashlib.sha256()
             for data in self._body(response):
                 size += len(data)
                 if size > max_size:
@@ -145,10 +164,7 @@ class HttpSource:
                 skip = max(0, len(data) - max(0, size - passed))
                 again.update(data[:skip])
                 if skip and size >= passed and again.digest() != seen.digest():
-                    raise FetchError(
-                        f"cannot fetch {path} from {self.name}: it changed while it was read",
-                        resolution="run the command again",
-                    )
+                    raise _changed(self.name, path)
                 if skip < len(data):
                     yield data[skip:]
             if size < passed:
@@ -161,15 +177,36 @@ class HttpSource:
             else:
                 response.close()
 
-    def _request(self, path: str) -> urllib3.BaseHTTPResponse:
+    def _request(self, path: str, so_far: _SoFar) -> urllib3.BaseHTTPResponse:
+        headers = None
+        if so_far.size and so_far.etag:
+            # Without If-Range two versions of a file could be mixed.
+            headers = {"range": f"bytes={so_far.size}-", "if-range": so_far.etag}
+            headers |= {name: str(value) for name, value in self._pool.headers.items()}
         try:
             response = self._pool.request(
-                "GET", f"{self._base}/{path}", preload_content=False, decode_content=False
+                "GET",
+                f"{self._base}/{path}",
+                headers=headers,
+                preload_content=False,
+                decode_content=False,
             )
         except (HTTPError, OSError) as error:
             raise _lost(error) from error
         self._answered = True
+        if response.status == 206 and headers and response.length_remaining is not None:
+            if _range_start(response) == so_far.size:
+                return response
+            response.close()
+            so_far.etag = ""
+            raise _Lost("the server answers with another range than was asked for")
+        if response.status == 416 and headers:
+            response.close()
+            so_far.etag = ""
+            raise _Lost("the server does not have the range any more")
         if response.status == 200 and (response.length_remaining is not None or response.chunked):
+            # The tag of a later answer may be that of another file.
+            so_far.etag = "" if so_far.size else _strong_etag(response)
             return response
         response.close()
         if response.status == 200:
@@ -223,6 +260,25 @@ class HttpSource:
                 window_start, in_window = time.monotonic(), 0
         if held:
             yield b"".join(held)
+
+
+def _strong_etag(response: urllib3.BaseHTTPResponse) -> str:
+    """The entity tag that stands for these very bytes (RFC 9110, 8.8.3), or nothing."""
+    etag = response.headers.get("etag", "")
+    return etag if etag.startswith('"') else ""
+
+
+def _range_start(response: urllib3.BaseHTTPResponse) -> int:
+    """Where a partial answer begins; -1 when it does not say."""
+    found = _CONTENT_RANGE.match(response.headers.get("content-range", ""))
+    return int(found[1]) if found else -1
+
+
+def _changed(name: str, path: str) -> FetchError:
+    return FetchError(
+        f"cannot fetch {path} from {name}: it changed while it was read",
+        resolution="run the command again",
+    )
 
 
 def _lost(error: Exception) -> _Lost:

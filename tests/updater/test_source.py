@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,91 @@ def head(length: int | None) -> bytes:
 def test_connection_lost_in_mid_file_is_taken_up_again() -> None:
     def talk(connection: socket.socket, number: int) -> None:
         connection.sendall(head(len(BIG)))
+        connection.sendall(BIG[: 700_000 * (number + 1)])
+
+    with server(talk) as url:
+        assert read(HttpSource(url, IMPATIENT), "x", len(BIG)) == BIG
+
+
+def ranged(request: bytes, data: bytes, etag: bytes, *, start: int | None = None) -> bytes:
+    """The answer of a server with ranges. start: what it sends instead of what was asked for."""
+    asked = re.search(rb"(?i)range: bytes=(\d+)-", request)
+    same = re.search(rb"(?i)if-range: (.*)\r\n", request)
+    if not (asked and same and same[1] == etag):
+        length = b"ETag: %b\r\nContent-Length: %d\r\n\r\n" % (etag, len(data))
+        return b"HTTP/1.1 200 OK\r\nConnection: close\r\n" + length + data
+    first = int(asked[1]) if start is None else start
+    return (
+        b"HTTP/1.1 206 Partial Content\r\nConnection: close\r\nContent-Length: %d\r\n"
+        b"Content-Range: bytes %d-%d/%d\r\n\r\n"
+        % (len(data) - first, first, len(data) - 1, len(data))
+    ) + data[first:]
+
+
+@contextmanager
+def ranges(
+    answer: Callable[[bytes, int], bytes], whole_from: int = 1000
+) -> Iterator[tuple[str, list[int]]]:
+    """A server that breaks its first answers off after 200 kB; with the sizes that it sent."""
+    sent: list[int] = []
+
+    def serve(connection: socket.socket) -> None:
+        with connection:
+            data = answer(connection.recv(65536), len(sent))
+            data = data if len(sent) >= whole_from else data[:200_000]
+            sent.append(len(data))
+            with suppress(OSError):
+                connection.sendall(data)
+
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                serve(listener.accept()[0])
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", sent
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+
+
+def test_a_file_continues_where_it_broke_off() -> None:
+    with ranges(lambda request, _: ranged(request, BIG, b'"v1"')) as (url, sent):
+        assert read(HttpSource(url, IMPATIENT), "x", len(BIG)) == BIG
+    assert sum(sent) < len(BIG) + 1000 * len(sent), "something was sent twice"
+
+
+def test_a_range_of_another_file_is_not_mixed_in() -> None:
+    def answer(request: bytes, number: int) -> bytes:
+        return ranged(request, BIG if number < 2 else BIG[::-1], b'"v%d"' % (number // 2))
+
+    with (
+        ranges(answer, whole_from=3) as (url, _),
+        pytest.raises(FetchError, match="changed while it was read"),
+    ):
+        read(HttpSource(url, IMPATIENT), "x", len(BIG))
+
+
+def test_a_server_with_wrong_ranges_is_read_from_the_start() -> None:
+    data = BIG[:300_000]
+
+    def answer(request: bytes, number: int) -> bytes:
+        if number == 0:
+            return ranged(request, data, b'"v"')
+        if number == 1:
+            return ranged(request, data, b'"v"', start=7)
+        return ranged(request, data, b'"v"')
+
+    with ranges(answer, whole_from=2) as (url, _):
+        assert read(HttpSource(url, IMPATIENT), "x", len(data)) == data
+
+
+def test_a_weak_tag_is_no_reason_to_continue() -> None:
+    def talk(connection: socket.socket, number: int) -> None:
+        connection.sendall(head(len(BIG)).replace(b"\r\n\r\n", b'\r\nETag: W/"v"\r\n\r\n'))
         connection.sendall(BIG[: 700_000 * (number + 1)])
 
     with server(talk) as url:
