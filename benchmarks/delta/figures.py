@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -65,32 +65,40 @@ class Skipped:
         return f"{self.method:<29} skipped: {self.reason}"
 
 
+# A process starts with the peak of the one that started it, so that must be a small one.
+_LAUNCHER = """
+import os, signal, sys, time
+start = time.monotonic()
+child = os.posix_spawnp(sys.argv[2], sys.argv[2:], os.environ)
+signal.signal(signal.SIGALRM, lambda *_: os.kill(child, signal.SIGKILL))
+signal.setitimer(signal.ITIMER_REAL, float(sys.argv[1]))
+_, status, usage = os.wait4(child, 0)
+wall = time.monotonic() - start
+code = os.waitstatus_to_exitcode(status)
+print()
+print(usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss * 1024)
+sys.exit(code if code >= 0 else 128 - code)
+"""
+
+
 def measured(command: Sequence[str | Path], *, patience: float | None = None) -> Cost:
     """Runs the command to its end.
 
     patience: seconds after which it is ended. Raises ToolError when it fails, is missing, or
     takes longer.
     """
-    start = time.monotonic()
-    child = process.start(command)
-    while True:
-        pid, status, usage = os.wait4(child.pid, 0 if patience is None else os.WNOHANG)
-        if pid:
-            break
-        if patience is not None and time.monotonic() - start > patience:
-            child.kill()
-            os.wait4(child.pid, 0)
-            raise ToolError(f"cannot finish {command[0]} within {patience:g} s")
-        time.sleep(0.05)
-    # Popen would wait for a process that is gone.
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
+    done = process.run(
+        [sys.executable, "-SEc", _LAUNCHER, str(patience or 0), *command], check=False
+    )
+    # What the program itself printed comes before our line.
+    text = done.stdout.strip().rpartition("\n")[2]
+    if done.returncode or not text:
         raise ToolError(
-            f"cannot complete {command[0]}: exit code {child.returncode}",
-            details=" ".join(map(str, command)),
+            f"cannot complete {command[0]}: exit code {done.returncode}",
+            details=f"{' '.join(map(str, command))}\n{done.stderr[-500:]}",
         )
-    wall = time.monotonic() - start
-    return Cost(usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss * 1024)
+    cpu, wall, peak = text.split()
+    return Cost(float(cpu), float(wall), int(peak))
 
 
 def timed(work: Callable[[], object]) -> Cost:

@@ -6,7 +6,7 @@ anchors at equal places however far it moved. Anchors are about 1 KiB apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,7 +48,7 @@ class Anchors:
         return found
 
 
-def index(data: Buffer, spans: Sequence[Span]) -> Anchors:
+def index(data: Buffer, spans: Iterable[Span]) -> Anchors:
     """The anchors of these ranges of the data. What occurs more than once is none."""
     parts = list(_anchors(data, spans))
     if not parts:
@@ -121,7 +121,7 @@ def _first_difference(left: Buffer, right: Buffer) -> int:
 
 
 def _anchors(
-    data: Buffer, spans: Sequence[Span]
+    data: Buffer, spans: Iterable[Span]
 ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
     for span in spans:
         for start in range(span.offset, span.end, _CHUNK):

@@ -90,6 +90,7 @@ def opened(old: Path, old_size: int, new: Path, new_size: int) -> Iterator[None]
 def learn(task: LearnJob) -> list[bytes | None]:
     """For each window, how its code is rewritten; None where that does not help."""
     streams = _streams[-1]
+    streams.forget()
     learned = executables.learn(
         task.pair.old.content(streams.old),
         task.pair.new.content(streams.new),
@@ -103,6 +104,7 @@ def learn(task: LearnJob) -> list[bytes | None]:
 def encode(task: EncodeJob) -> bytes:
     """The payload of a frame."""
     streams = _streams[-1]
+    streams.forget()
     planned = task.plan
     references = [
         Reference(wanted.span.offset, wanted.span.size, rewrite, wanted.start)

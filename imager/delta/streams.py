@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +12,13 @@ from pathlib import Path
 from imager.delta import anchors
 from imager.delta.anchors import Anchors
 from imager.delta.erofs import Layout, Node, read_layout
-from imager.delta.match import Reason, Span, Unit, match
+from imager.delta.match import Digest, Reason, Span, Unit, match
 from imager.delta.plan import Pair
 from recovery.errors import ToolError
 
 _ELF = b"\x7fELF"
+# Bytes of the streams that stay in memory while all of them are read.
+_HELD = 64 << 20
 # Old ranges by content for a unit that has no counterpart.
 _BY_CONTENT = 4 << 20
 # What is shorter compresses as well without a search through the whole old stream.
@@ -38,16 +40,26 @@ class Streams:
 
     old: memoryview
     new: memoryview
+    forget: Callable[[], None]
+    """Takes what was read out of this process's memory; the page cache keeps what it can."""
 
     @classmethod
     @contextmanager
     def open(cls, old: Path, old_size: int, new: Path, new_size: int) -> Iterator[Streams]:
         """Maps the first bytes of both files. Raises ToolError when one is shorter."""
         with ExitStack() as stack:
-            yield cls(
-                stack.enter_context(_mapped(old, old_size)),
-                stack.enter_context(_mapped(new, new_size)),
-            )
+            mappings = [
+                stack.enter_context(_mapped(path, size))
+                for path, size in ((old, old_size), (new, new_size))
+            ]
+            views = [stack.enter_context(memoryview(mapping or b"")) for mapping in mappings]
+
+            def forget() -> None:
+                for mapping in mappings:
+                    if mapping is not None:
+                        mapping.madvise(mmap.MADV_DONTNEED)
+
+            yield cls(views[0], views[1], forget)
 
     def matched(self) -> tuple[list[Unit], tuple[CodePair, ...]]:
         """Units of two erofs images, and the pairs of executables that differ.
@@ -55,7 +67,8 @@ class Streams:
         Raises ToolError when an image cannot be read.
         """
         old, new = read_layout(self.old), read_layout(self.new)
-        units = match(old, new, _Digest(self.old), _Digest(self.new))
+        units = match(old, new, self._digest(self.old), self._digest(self.new))
+        self.forget()
         if new.size < len(self.new):
             units.append(Unit(Span(new.size, len(self.new) - new.size), Reason.NONE))
         units = self._searched(units)
@@ -63,7 +76,7 @@ class Streams:
 
     def compared(self) -> list[Unit]:
         """Units of two streams of unknown content: what is equal, wherever it is, and the rest."""
-        known = anchors.index(self.old, [Span(0, len(self.old))])
+        known = anchors.index(self.old, self._old_parts())
         units: list[Unit] = []
         at = 0
         for new_at, old_at, size in anchors.equal_ranges(known, self.old, self.new):
@@ -72,6 +85,12 @@ class Streams:
             at = new_at + size
         units.extend(self._similar(Span(at, len(self.new) - at), known))
         return units
+
+    def _old_parts(self) -> Iterator[Span]:
+        """All of the old stream, of which only a part is held at a time."""
+        for start in range(0, len(self.old), _HELD):
+            yield Span(start, min(_HELD, len(self.old) - start))
+            self.forget()
 
     def _similar(self, span: Span, known: Anchors) -> Iterator[Unit]:
         for start in range(span.offset, span.end, _BY_CONTENT):
@@ -91,7 +110,7 @@ class Streams:
         ]
         found = list(units)
         if lost:
-            known = anchors.index(self.old, [Span(0, len(self.old))])
+            known = anchors.index(self.old, self._old_parts())
             for number in lost:
                 spans = self._by_content(units[number].span, known)
                 if spans:
@@ -110,32 +129,38 @@ class Streams:
             if self._is_elf(self.old, before.data) and self._is_elf(self.new, after.data):
                 yield CodePair(unit.pair, before, after)
 
+    def _digest(self, stream: memoryview) -> Digest:
+        read = 0
+
+        def digest(offset: int, size: int) -> bytes:
+            nonlocal read
+            read += size
+            if read > _HELD:
+                self.forget()
+                read = 0
+            return hashlib.sha256(stream[offset : offset + size]).digest()
+
+        return digest
+
     @staticmethod
     def _is_elf(stream: memoryview, at: int) -> bool:
         return stream[at : at + len(_ELF)] == _ELF
 
 
-class _Digest:
-    def __init__(self, stream: memoryview) -> None:
-        self._stream = stream
-
-    def __call__(self, offset: int, size: int) -> bytes:
-        return hashlib.sha256(self._stream[offset : offset + size]).digest()
-
-
 @contextmanager
-def _mapped(path: Path, size: int) -> Iterator[memoryview]:
-    with ExitStack() as stack:
-        file = stack.enter_context(path.open("rb"))
-        length = path.stat().st_size
-        if length < size:
-            raise ToolError(
-                f"cannot make a delta: {path} is too short",
-                details=f"{size} bytes were expected, it has {length}",
-            )
-        if not size:
-            yield memoryview(b"")
-            return
-        mapping = stack.enter_context(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ))
-        with memoryview(mapping) as view:
-            yield view
+def _mapped(path: Path, size: int) -> Iterator[mmap.mmap | None]:
+    """The first bytes of the file; None of no bytes, which cannot be mapped."""
+    length = path.stat().st_size
+    if length < size:
+        raise ToolError(
+            f"cannot make a delta: {path} is too short",
+            details=f"{size} bytes were expected, it has {length}",
+        )
+    if not size:
+        yield None
+        return
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as mapping,
+    ):
+        yield mapping
