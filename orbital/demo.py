@@ -88,7 +88,7 @@ class _Story:
             note = f"  <- broken on purpose: {FAULT} health check" if fault else ""
             self._say(f"{build.name}: root image {size}{note}")
         lab.offer(lab.version)
-        lab.offer(GOOD)
+        lab.offer(GOOD, delta_from=(lab.version,))
         self._say(f"published {lab.version} and {GOOD} as static files: {lab.repository}")
         self._chapter("Feature packages, signed by their publisher")
         # This counter is for images before 2.0, the other for those from 2.0 on.
@@ -143,7 +143,8 @@ class _Story:
         done = device.update(server.url)["installed"]
         self._say(
             f"installed {done['version']} into slot {done['slot']} as generation "
-            f"{done['generation']}, {amount(done['fetched'])} fetched; rebooting into the trial"
+            f"{done['generation']}, {amount(done['fetched'])} fetched instead of "
+            f"{amount(done['full'])}; rebooting into the trial"
         )
         self._show(device.restart(_SECONDS))
         self._packages(device)

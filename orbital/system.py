@@ -122,11 +122,13 @@ def _update(args: argparse.Namespace, output: Output) -> int:
                 "offer": plan.version,
                 "summary": offer.release.summary,
                 "fetch_bytes": plan.fetch_bytes,
+                "full_bytes": plan.full_bytes,
+                "delta_from": plan.way.from_version or None,
                 "slot": plan.slot,
                 "actions": [dataclasses.asdict(action) for action in plan.actions],
             },
             f"{plan.version} can be installed over {version}: at most "
-            f"{amount(plan.fetch_bytes)} to fetch"
+            f"{_fetching(plan.fetch_bytes, plan.full_bytes)} to fetch"
             + (f"\n{offer.release.summary}" if offer.release.summary else ""),
         )
         return 0
@@ -143,16 +145,23 @@ def _update(args: argparse.Namespace, output: Output) -> int:
     if done is None:
         output.result({"running": version, "installed": None}, f"up to date: {version}")
         return 0
+    for note in done.notes:
+        output.reporter.message(f"delta: {note}")
     reboot = args.reboot and (not args.unattended or policy.reboot)
     output.result(
         {"running": version, "installed": dataclasses.asdict(done), "rebooting": reboot},
         f"installed {done.version} into slot {done.slot} as generation {done.generation}: "
-        f"{amount(done.fetched)} fetched, {amount(done.kept)} kept"
-        + ("" if reboot else f"\n{_REBOOT}"),
+        f"{_fetching(done.fetched, done.full)} fetched, {amount(done.kept)} kept, "
+        f"{amount(done.written)} written" + ("" if reboot else f"\n{_REBOOT}"),
     )
     if reboot:
         _reboot(output)
     return 0
+
+
+def _fetching(size: int, full: int) -> str:
+    """What is fetched, and what that saves."""
+    return f"{amount(size)} instead of {amount(full)}" if size < full else amount(size)
 
 
 def _status(_args: argparse.Namespace, output: Output) -> int:

@@ -33,6 +33,7 @@ from imager.package.signing import load_package_signer
 from imager.publishers import add_development_publisher
 from imager.repository.anchor import ANCHOR, make_anchor, read_anchor
 from imager.repository.create import create
+from imager.repository.deltas import DeltaMaker
 from imager.repository.keyring import KeyDirectory
 from imager.repository.packages import intake
 from imager.repository.publish import publish
@@ -134,14 +135,23 @@ class Lab:
             return build_image(product, self.builds, replace(self.workshop, mirror=mirror))
 
     def offer(
-        self, version: str, fault: str | None = None, *, allow_downgrade_from: tuple[str, ...] = ()
+        self,
+        version: str,
+        fault: str | None = None,
+        *,
+        allow_downgrade_from: tuple[str, ...] = (),
+        delta_from: tuple[str, ...] = (),
     ) -> str:
-        """Builds and publishes a release once; returns its version."""
+        """Builds and publishes a release once; returns its version.
+
+        delta_from: published releases from which deltas are made.
+        """
         if version not in self._offered:
             self._publish(
                 [self.build(version, fault)],
                 summary=f"bad release: {fault}" if fault else "",
                 downgrade_from=allow_downgrade_from,
+                delta_from=delta_from,
             )
             self._offered.add(version)
         return version
@@ -204,7 +214,12 @@ class Lab:
         self._publish(list(paths))
 
     def _publish(
-        self, paths: list[Path], *, summary: str = "", downgrade_from: tuple[str, ...] = ()
+        self,
+        paths: list[Path],
+        *,
+        summary: str = "",
+        downgrade_from: tuple[str, ...] = (),
+        delta_from: tuple[str, ...] = (),
     ) -> None:
         keys = KeyDirectory(self.prepare_keys())
         if not self.repository.exists():
@@ -216,6 +231,7 @@ class Lab:
             intake=intake(self.keys, self.cache, self.tools),
             summary=summary,
             downgrade_from=downgrade_from,
+            deltas=DeltaMaker(self.cache, 0, delta_from) if delta_from else None,
             reporter=self.reporter,
         )
 

@@ -43,6 +43,7 @@ http {{
         listen {listen};
         root {root};
         limit_rate {rate};
+        {ranges}
         autoindex off;
     }}
 }}
@@ -88,12 +89,13 @@ class Server:
         """Connections that were broken off since the start with drop_after."""
         return self._relay.drops if self._relay else 0
 
-    def start(self, *, rate: int = 0, drop_after: int = 0) -> None:
+    def start(self, *, rate: int = 0, drop_after: int = 0, ranges: bool = True) -> None:
         """Starts to serve, or serves in another way from now on.
 
         rate: bytes a second for each connection, 0 without limit.
         drop_after: reset each connection after so many bytes of answer
             (headers included), 0 never.
+        ranges: whether a part of a file can be asked for.
         Raises MachineExited with nginx's reason when it does not start.
         """
         self.stop()
@@ -113,6 +115,7 @@ class Server:
                 log_format=accesslog.LOG_FORMAT,
                 listen=f"unix:{address}" if drop_after else f"127.0.0.1:{self.port}",
                 rate=rate,
+                ranges="" if ranges else "max_ranges 0;",
             )
         )
         log = self._logs / "nginx.log"

@@ -20,7 +20,6 @@ from recovery.packages.host import PackageHost
 from recovery.partitions import find_partition
 from recovery.slots import SLOTS, BootControl, Slot, other_slot
 from recovery.state import STATE_ROOT, StateStore
-from updater.base import root_device
 from updater.packages.device import PackageDevice
 from updater.plan import Facts
 
@@ -37,8 +36,7 @@ class Device:
     anchor: TUF root metadata of the running image. boot_id: the kernel's name of
     this boot. generation: the one that runs.
     root: where /run and /usr are found. host: for packages; None for the
-    device's own, made when there are packages. base_root: the running root image as
-    deltas read it, through dm-verity; None when there is none.
+    device's own, made when there are packages.
     """
 
     config: DeviceConfig
@@ -52,7 +50,6 @@ class Device:
     root: Path = Path("/")
     host: PackageHost | None = None
     boot_slots: Mapping[Slot, Path] = field(default_factory=dict)
-    base_root: Path | None = None
 
     @property
     def packages(self) -> PackageDevice:
@@ -140,7 +137,6 @@ def open_device(root: Path = Path("/")) -> Device:
             for slot in SLOTS
             if slot in config.boot_slots
         },
-        base_root=root_device(root),
     )
 
 

@@ -135,7 +135,7 @@ def _write_root(
     tree = HashTree(plan.index.root)
     with (
         Medium(device.slots[plan.slot]) as slot,
-        _base(device.base_root if patches else None) as base,
+        _base(device.slots[device.boot_control.current_slot()] if patches else None) as base,
     ):
         moved = transfer(
             plan.way.root,

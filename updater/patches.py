@@ -125,5 +125,5 @@ def _fill(run: Run, payload: bytes, base: Base, into: memoryview) -> str:
         start = piece.offset - run.offset
         made = into[start : start + piece.segment.size]
         if hashlib.sha256(made).hexdigest() != piece.segment.sha256:
-            return "the delta does not apply to the running image"
+            return "what the delta makes of the running image is not what was signed"
     return ""

@@ -139,7 +139,7 @@ def _offer(device: Device, request: Request, source: Source, now: float) -> tupl
                 resolution="tell the publisher",
             )
         index = decode_index(data)
-        delta, notes = _delta(device, repository, index, record)
+        delta, notes = _delta(device, repository, index)
         packages = _packages(device, repository, index, record, int(now))
     chosen = plan(
         index,
@@ -154,11 +154,11 @@ def _offer(device: Device, request: Request, source: Source, now: float) -> tupl
 
 
 def _delta(
-    device: Device, repository: TrustedRepository, index: OsIndex, record: StateRecord
+    device: Device, repository: TrustedRepository, index: OsIndex
 ) -> tuple[Delta | None, tuple[str, ...]]:
     """The delta from the running image; or None, and why it cannot be used if there is one."""
-    running = device.store.generations.load(record.committed)
-    if device.base_root is None or running is None:
+    running = device.store.generations.load(device.generation)
+    if running is None:
         return None, ()
     path = delta_target(index.system, index.board, index.version, running.root_hash)
     try:

@@ -29,8 +29,7 @@ from recovery.reporter import Reporter
 LAST = 3
 """Published versions, counted back from a new one, from which deltas are made."""
 _DOCUMENT = "delta.json"
-# Kernel, fs/erofs/erofs_fs.h: EROFS_SUPER_MAGIC_V1, little endian, at EROFS_SUPER_OFFSET.
-_EROFS, _EROFS_AT = b"\xe2\xe1\xf5\xe0", 1024
+_HEAD = 4096
 
 
 @dataclass(frozen=True)
@@ -122,6 +121,7 @@ def _make(
 
     def build(result: Path) -> None:
         # What makes deltas is large, and most publications need none anew.
+        from imager.delta.erofs import is_erofs
         from imager.delta.parts import Packer, part_size
         from imager.delta.stream import make
 
@@ -143,7 +143,7 @@ def _make(
                 after.size,
                 piece=after.segment_size,
                 full_sizes=[segment.stored_size for segment in after.segments],
-                kind="erofs" if _is_erofs(first) and _is_erofs(second) else "plain",
+                kind="erofs" if is_erofs(_head(first)) and is_erofs(_head(second)) else "plain",
                 workers=maker.workers,
                 reporter=reporter,
             )
@@ -166,10 +166,9 @@ def _make(
     return cache.stage("delta", inputs, build)
 
 
-def _is_erofs(path: Path) -> bool:
+def _head(path: Path) -> bytes:
     with path.open("rb") as file:
-        file.seek(_EROFS_AT)
-        return file.read(len(_EROFS)) == _EROFS
+        return file.read(_HEAD)
 
 
 def _identity(index: OsIndex) -> str:

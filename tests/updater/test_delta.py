@@ -37,6 +37,12 @@ def edited(data: bytes, seed: str, edits: int = 12) -> bytes:
     return bytes(found)
 
 
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    """What keeps the delta, so that it is made once."""
+    return Cache(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture
 def old(publisher: Publisher) -> BuiltImage:
     """Version 1.0, published."""
@@ -51,7 +57,7 @@ def old(publisher: Publisher) -> BuiltImage:
 
 
 @pytest.fixture
-def new(publisher: Publisher, old: BuiltImage, tmp_path: Path) -> BuiltImage:
+def new(publisher: Publisher, old: BuiltImage, cache: Cache) -> BuiltImage:
     """Version 2.0, a little different, published with a delta from 1.0."""
     image = build_image(
         publisher.base / "build-2.0",
@@ -59,7 +65,7 @@ def new(publisher: Publisher, old: BuiltImage, tmp_path: Path) -> BuiltImage:
         data=edited(old.root[: old.index.root.hash_offset], "root"),
         boot=edited(old.boot, "boot"),
     )
-    publisher.publish(image, deltas=DeltaMaker(Cache(tmp_path / "cache"), workers=1))
+    publisher.publish(image, deltas=DeltaMaker(cache, workers=1))
     return image
 
 
@@ -89,7 +95,6 @@ def running(device: FileDevice, image: BuiltImage) -> FileDevice:
             "factory", "imager",
         )
     )  # fmt: skip
-    device.device = replace(device.device, base_root=slot)
     return device
 
 
@@ -186,7 +191,8 @@ def damaged_base(_: Publisher, device: FileDevice) -> None:
 
 def no_base(_: Publisher, device: FileDevice) -> None:
     """The running slot cannot be opened."""
-    device.device = replace(device.device, base_root=device.root / "missing")
+    slots = {**device.device.slots, "a": device.root / "missing"}
+    device.device = replace(device.device, slots=slots)
 
 
 @pytest.mark.parametrize(
