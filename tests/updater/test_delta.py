@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import json
 import os
 import random
+import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from imager.cache import Cache
+from imager.repository import metadata
 from imager.repository.deltas import DeltaMaker
+from imager.repository.targets import add_target
 from manifests.delta import Delta, Frame, Part
 from recovery.generations import Generation
 from tests.updater.devices import FileDevice
@@ -37,36 +40,55 @@ def edited(data: bytes, seed: str, edits: int = 12) -> bytes:
     return bytes(found)
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    """What keeps the delta, so that it is made once."""
-    return Cache(tmp_path_factory.mktemp("cache"))
+@dataclass(frozen=True)
+class Published:
+    """A repository with two versions."""
+
+    publisher: Publisher
+    old: BuiltImage
+    new: BuiltImage
 
 
-@pytest.fixture
-def old(publisher: Publisher) -> BuiltImage:
-    """Version 1.0, published."""
-    image = build_image(
-        publisher.base / "build-1.0",
-        "1.0",
-        data=content("root", SIZE),
-        boot=content("boot", 99_001),
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
+    """Version 1.0; and 2.0, a little different, with a delta from 1.0."""
+    base = tmp_path_factory.mktemp("published")
+    publisher = Publisher(base / "publisher")
+    old = build_image(
+        base / "build-1.0", "1.0", data=content("root", SIZE), boot=content("boot", 99_001)
     )
-    publisher.publish(image)
-    return image
-
-
-@pytest.fixture
-def new(publisher: Publisher, old: BuiltImage, cache: Cache) -> BuiltImage:
-    """Version 2.0, a little different, published with a delta from 1.0."""
-    image = build_image(
-        publisher.base / "build-2.0",
+    new = build_image(
+        base / "build-2.0",
         "2.0",
         data=edited(old.root[: old.index.root.hash_offset], "root"),
         boot=edited(old.boot, "boot"),
     )
-    publisher.publish(image, deltas=DeltaMaker(cache, workers=1))
-    return image
+    publisher.publish(old)
+    publisher.publish(new, deltas=DeltaMaker(Cache(base / "cache"), workers=1))
+    return Published(publisher, old, new)
+
+
+@pytest.fixture
+def publisher(published: Published, tmp_path: Path) -> Publisher:
+    """The repository, a copy for each test to damage."""
+    shutil.copytree(published.publisher.base, tmp_path / "publisher")
+    found = copy.copy(published.publisher)
+    found.base = tmp_path / "publisher"
+    found.repository = found.base / "repository"
+    found.anchor = found.base / "root.json"
+    return found
+
+
+@pytest.fixture
+def old(published: Published) -> BuiltImage:
+    """Version 1.0."""
+    return published.old
+
+
+@pytest.fixture
+def new(published: Published) -> BuiltImage:
+    """Version 2.0."""
+    return published.new
 
 
 @pytest.fixture
@@ -174,7 +196,7 @@ def damaged_parts(publisher: Publisher, _: FileDevice) -> None:
         damage(path)
 
 
-def long_parts(publisher: Publisher, _: FileDevice) -> None:
+def short_parts(publisher: Publisher, _: FileDevice) -> None:
     """Every part is shorter than signed."""
     for path in parts(publisher):
         path.write_bytes(path.read_bytes()[:-1])
@@ -197,7 +219,7 @@ def no_base(_: Publisher, device: FileDevice) -> None:
 
 @pytest.mark.parametrize(
     "fault",
-    [no_document, damaged_document, no_parts, damaged_parts, long_parts, damaged_base, no_base],
+    [no_document, damaged_document, no_parts, damaged_parts, short_parts, damaged_base, no_base],
 )
 def test_whatever_is_wrong_with_a_delta_the_update_completes_at_a_bounded_cost(
     publisher: Publisher,
@@ -206,12 +228,7 @@ def test_whatever_is_wrong_with_a_delta_the_update_completes_at_a_bounded_cost(
     fault: Callable[[Publisher, FileDevice], None],
 ) -> None:
     fault(publisher, device)
-    try:
-        done = updated(device, new)
-    except Exception as error:
-        if fault is long_parts:
-            pytest.fail(f"an update stopped because of its delta: {error}")
-        raise
+    done = updated(device, new)
     assert done.fetched <= done.full * 1.02
     assert done.wasted <= done.full * 0.02
 
@@ -243,41 +260,17 @@ def test_a_base_that_cannot_be_read_in_places_costs_those_places(
     assert done.fetched < done.full / 2
 
 
-def signed_again(publisher: Publisher, new: BuiltImage, change: Callable[[Delta], Delta]) -> None:
+def signed_again(publisher: Publisher, change: Callable[[Delta], Delta]) -> None:
     """Publishes the delta with a change, properly signed."""
-    from imager.repository import metadata
-
-    (path,) = publisher.repository.glob("targets/**/*.delta-*.json")
-    delta = change(msgspec.json.decode(path.read_bytes(), type=Delta))
-    data = msgspec.json.encode(delta)
+    path = document(publisher)
+    data = msgspec.json.encode(change(msgspec.json.decode(path.read_bytes(), type=Delta)))
     name = path.name.partition(".")[2]
-    newest = max(
-        (publisher.repository / "metadata").glob("*.os.json"),
-        key=lambda p: int(p.name.split(".")[0]),
-    )
-    role = metadata.load(publisher.repository).os
-    assert newest.exists()
-    target = f"os/gateway/testboard/2.0/{name}"
-    info = role.signed.targets[target]
-    info.length = len(data)
-    info.hashes = {"sha256": hashlib.sha256(data).hexdigest()}
-    (path.parent / f"{hashlib.sha256(data).hexdigest()}.{name}").write_bytes(data)
-    resign(publisher, role)
-    del new
-
-
-def resign(publisher: Publisher, role: object) -> None:
-    """Signs the os role as it is now, and what names it."""
-    from typing import Any, cast
-
-    from imager.repository import metadata
-
     current = metadata.load(publisher.repository)
-    changed = cast(Any, role)
-    current.delegated["os"] = changed
-    changed.signed.version = current.next_version("os")
-    metadata.sign(changed, publisher.keys.signers("os"))
-    metadata.save_numbered(publisher.repository, "os", changed)
+    role = current.os
+    add_target(publisher.repository, role.signed.targets, f"os/gateway/testboard/2.0/{name}", data)
+    role.signed.version = current.next_version("os")
+    metadata.sign(role, publisher.keys.signers("os"))
+    metadata.save_numbered(publisher.repository, "os", role)
     metadata.commit(
         publisher.repository,
         current,
@@ -314,7 +307,7 @@ def test_a_signed_delta_that_makes_no_sense_costs_little(
     new: BuiltImage,
     change: Callable[[Delta], Delta],
 ) -> None:
-    signed_again(publisher, new, change)
+    signed_again(publisher, change)
     done = updated(device, new)
     assert done.fetched <= done.full * 1.02
 
@@ -349,7 +342,6 @@ def test_power_cut_before_every_flush_of_a_delta(
         device.boot_id = "boot-2"
         done = updated(device, new)
         assert done.fetched <= full_size(new) / 100
-        assert done.kept + done.written >= 0
         assert (done.kept > 0) == (number > 0)
 
 
