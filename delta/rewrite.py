@@ -15,6 +15,7 @@ from enum import IntEnum
 
 from delta.errors import DeltaError
 from delta.machines import tables
+from delta.machines.aarch64 import Aarch64
 from delta.machines.machine import Machine
 from delta.machines.moves import Moves
 from delta.machines.x86_64 import X8664
@@ -43,7 +44,7 @@ class Kind(IntEnum):
     SWITCHES = 20
 
 
-MACHINES: dict[Kind, Machine] = {Kind.X86_64: X8664()}
+MACHINES: dict[Kind, Machine] = {Kind.X86_64: X8664(), Kind.AARCH64: Aarch64()}
 
 
 @dataclass(frozen=True)

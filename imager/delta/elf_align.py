@@ -16,8 +16,8 @@ Ints = NDArray[np.int64]
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _CHUNK = 1 << 20
-# Above this many bytes only a part of the sequences is considered, to bound memory.
-_SAMPLED_ABOVE = 12 << 20
+# Above this many bytes only a part of the sequences is considered, to bound memory and time.
+_SAMPLED_ABOVE = 1 << 20
 # A run of anchors shorter than this between two that agree with each other is a chance hit.
 _CHANCE = 64
 
@@ -44,7 +44,7 @@ class Alignment:
 def align(old: bytes, new: bytes, length: int) -> Alignment:
     """Aligns by sequences of length bytes, a multiple of 8."""
     a, b = np.frombuffer(old, np.uint8), np.frombuffer(new, np.uint8)
-    sample = max(1, 1 << ((len(a) + len(b)) // 2 // _SAMPLED_ABOVE).bit_length() >> 1)
+    sample = 1 << ((len(a) + len(b)) // 2 // _SAMPLED_ABOVE).bit_length()
     at_old, digests_old = _unique(a, length, sample)
     at_new, digests_new = _unique(b, length, sample)
     index = np.searchsorted(digests_old, digests_new)
