@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from delta.addition import SLICE, add
 from delta.errors import DeltaError
-from delta.sections import LZMA, LZMA_THUMB, LZMA_X86, STORED, read_section
+from delta.sections import LZMA, LZMA_THUMB, LZMA_X86, STORED, ZSTD, read_section
 from delta.varint import Reader, numbers, signed, write, write_signed
 from imager.delta.sections import PLAIN, Effort, section
 
@@ -97,7 +97,8 @@ def test_each_method_wins_where_it_should() -> None:
         thumb += (0xF800 | distance & 0x7FF).to_bytes(2, "little")
     cases = {
         STORED: chance.randbytes(100),
-        LZMA: bytes(chance.choices(b"etaoin shrdlu", k=20_000)),
+        ZSTD: bytes(chance.choices(b"etaoin shrdlu", k=20_000)),
+        LZMA: b"".join((at * 4096).to_bytes(4, "little") for at in range(5000)),
         LZMA_X86: _calls(b"\xe8", 100_000),
         LZMA_THUMB: bytes(thumb),
     }
