@@ -26,6 +26,7 @@ from manifests.fields import (
 )
 from manifests.health import HealthCheck, check_problems
 from manifests.problem import Problem, listed, repeated
+from manifests.sizes import Size
 from recovery import device
 
 Seconds = Annotated[int, Meta(ge=0, le=86400, extra={"expected": "seconds from 0 to 86400"})]
@@ -88,6 +89,17 @@ class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     end: TimeOfDay
 
 
+class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What updates may fetch over a network; a stick is free.
+
+    per_update: for one update; absent is without limit.
+    per_month: in a calendar month, all updates together; absent is without limit.
+    """
+
+    per_update: Size | None = None
+    per_month: Size | None = None
+
+
 class Update(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where updates come from.
 
@@ -95,12 +107,14 @@ class Update(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     automatic: whether updates are installed unattended.
     window: when; absent means at any time.
     reboot: whether an unattended update also reboots into the new generation.
+    budget: what it may cost.
     """
 
     source: Url | None = None
     automatic: bool = False
     window: Window | None = None
     reboot: bool = True
+    budget: Budget = Budget()
 
 
 class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -257,4 +271,6 @@ def device_update(update: Update) -> device.UpdatePolicy:
         window_start=update.window.start if update.window else "",
         window_end=update.window.end if update.window else "",
         reboot=update.reboot,
+        budget_update=update.budget.per_update or 0,
+        budget_month=update.budget.per_month or 0,
     )

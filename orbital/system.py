@@ -44,6 +44,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="obey the update policy: do nothing unless automatic and inside the window",
     )
+    change.add_argument(
+        "--ignore-budget",
+        action="store_true",
+        help="fetch more than the update policy allows in one update or in a month",
+    )
     change.set_defaults(handler=_update)
 
     show = commands.add_parser(
@@ -93,6 +98,7 @@ def requested_by() -> str:
 
 def _update(args: argparse.Namespace, output: Output) -> int:
     from updater import unattended
+    from updater.budget import Budget
     from updater.device import open_device
     from updater.policy import load_policy
     from updater.update import Request, check, update
@@ -108,6 +114,9 @@ def _update(args: argparse.Namespace, output: Output) -> int:
         source=args.source or policy.source,
         to=args.to,
         requested_by="timer" if args.unattended else requested_by(),
+        budget=Budget()
+        if args.ignore_budget
+        else Budget(policy.budget_update, policy.budget_month),
     )
     version = device.config.version
     if args.check:

@@ -62,6 +62,8 @@ class UpdatePolicy:
     """Where updates come from and when they may be installed unattended.
 
     window_start, window_end: "HH:MM" local time; both empty means any time.
+    budget_update, budget_month: bytes that may be fetched over a network for one update,
+    and in a calendar month; 0 is without limit.
     """
 
     source: str = ""
@@ -69,6 +71,8 @@ class UpdatePolicy:
     window_start: str = ""
     window_end: str = ""
     reboot: bool = True
+    budget_update: int = 0
+    budget_month: int = 0
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 ```json
 {"source": "https://updates.example.org/gateway", "automatic": true,
- "window_start": "22:00", "window_end": "04:00", "reboot": true}
+ "window_start": "22:00", "window_end": "04:00", "reboot": true,
+ "budget_update": "60MiB", "budget_month": "200MiB"}
 ```
 
 Every key is optional. /etc belongs to the generation: a change is copied to
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from manifests.sizes import Size
 from recovery.device import DeviceConfig, UpdatePolicy
 from recovery.errors import ManifestError
 from updater import window
@@ -28,6 +30,8 @@ class _Override(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window_start: str | None = None
     window_end: str | None = None
     reboot: bool | None = None
+    budget_update: str | None = None
+    budget_month: str | None = None
 
 
 def load_policy(config: DeviceConfig, root: Path = Path("/")) -> UpdatePolicy:
@@ -57,6 +61,21 @@ def load_policy(config: DeviceConfig, root: Path = Path("/")) -> UpdatePolicy:
         window_start=image.window_start if override.window_start is None else override.window_start,
         window_end=image.window_end if override.window_end is None else override.window_end,
         reboot=image.reboot if override.reboot is None else override.reboot,
+        budget_update=_size(path, "budget_update", override.budget_update, image.budget_update),
+        budget_month=_size(path, "budget_month", override.budget_month, image.budget_month),
     )
     window.parse(policy.window_start, policy.window_end)
     return policy
+
+
+def _size(path: Path, key: str, text: str | None, default: int) -> int:
+    """Bytes that a key asks for. Raises ManifestError when it is not a size."""
+    if text is None:
+        return default
+    try:
+        return Size.parse(text)
+    except ValueError as error:
+        raise ManifestError(
+            f"cannot use {path}: {key} is not a size: {text!r}",
+            resolution="write a number and B, KiB, MiB or GiB, for instance 60MiB; 0B is no limit",
+        ) from error

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from manifests.delta import Delta, delta_target
@@ -14,11 +15,12 @@ from recovery.errors import OrbitalError, RefusedError, StateError
 from recovery.reporter import Reporter
 from recovery.state import StateRecord
 from updater import install, journal
+from updater.budget import UNLIMITED, Budget, Metered
 from updater.device import Device
 from updater.index import decode_delta, decode_index, decode_releases
 from updater.plan import Plan, choose, plan
 from updater.repository import opened_source, refreshed
-from updater.source import Source
+from updater.source import DirectorySource, Source
 from updater.trust import TrustedRepository
 
 TYPE_CHECKING = False
@@ -31,11 +33,12 @@ _LOCK = "orbital system update"
 @dataclass(frozen=True)
 class Request:
     """What was asked for. source: URL or directory. to: a version by name, or None for the
-    newest. requested_by: who asked, for the history."""
+    newest. requested_by: who asked, for the history. budget: what may be fetched from a URL."""
 
     source: str
     to: str | None
     requested_by: str
+    budget: Budget = UNLIMITED
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def check(device: Device, request: Request, now: Callable[[], float] = time.time
 
     Raises TrustError, FetchError, or RefusedError with the reason against it.
     """
-    with device.store.lock(_LOCK), opened_source(request.source) as source:
+    with device.store.lock(_LOCK), _opened(device, request, now()) as source:
         return _offer(device, request, source, now())[0]
 
 
@@ -86,12 +89,15 @@ def update(
         install.drop_unarmed_trial(device)
         trial.require_idle(device.store.load())
         reporter.stage("check for updates")
-        with opened_source(request.source) as source:
+        with _opened(device, request, now()) as source:
             offer, summary = _offer(device, request, source, now())
             for note in offer.notes:
                 reporter.message(note)
             if offer.plan is None:
                 return Outcome(None, "")
+            if isinstance(source, Metered):
+                wanted = offer.plan
+                source.begin(wanted.index_sha256, wanted.fetch_bytes, wanted.version)
             try:
                 if offer.packages is not None:
                     # Before the slot is touched: nobody names these images yet.
@@ -112,6 +118,20 @@ def update(
                     "update again",
                 ) from error
             return Outcome(done, summary)
+
+
+@contextmanager
+def _opened(device: Device, request: Request, now: float) -> Iterator[Source]:
+    """The source; what comes over a network counts against the budget."""
+    with opened_source(request.source) as source:
+        if isinstance(source, DirectorySource) or request.budget == UNLIMITED:
+            yield source
+            return
+        metered = Metered(source, request.budget, device.store.root / "usage.json", now)
+        try:
+            yield metered
+        finally:
+            metered.close()
 
 
 def _offer(device: Device, request: Request, source: Source, now: float) -> tuple[Offer, str]:
