@@ -16,7 +16,7 @@ from enum import IntEnum
 from delta.errors import DeltaError
 from delta.machines import tables
 from delta.machines.aarch64 import Aarch64
-from delta.machines.machine import Machine
+from delta.machines.machine import Machine, Part
 from delta.machines.moves import Moves
 from delta.machines.x86_64 import X8664
 from delta.varint import Reader, signed
@@ -51,7 +51,7 @@ MACHINES: dict[Kind, Machine] = {Kind.X86_64: X8664(), Kind.AARCH64: Aarch64()}
 class Region:
     """Bytes [offset, offset + size) of the old file; its address is offset + bias.
 
-    width, stride: of POINTERS and EVEN_POINTERS; stride of OFFSETS. base: the address that
+    width, stride: of POINTERS and EVEN_POINTERS; stride of OFFSETS, too. base: the address that
     OFFSETS are relative to. tables: of SWITCHES, gap before and count of each table's entries.
     moved: of code, how far all of it moved, where the moves of what it holds do not tell.
     """
@@ -99,42 +99,45 @@ def apply_rewrite(rewrite: Rewrite, start: int, data: bytearray) -> None:
     Only what lies in data as a whole is changed. The work is linear in its size.
     """
     for region in rewrite.regions:
-        first = max(region.offset, start) - start
-        end = min(region.offset + region.size - start, len(data))
+        first = max(region.offset, start)
+        end = min(region.offset + region.size, start + len(data))
+        if region.stride:
+            # Entries are counted from the beginning of their table.
+            first += -(first - region.offset) % region.stride
         if first < end:
-            _apply(rewrite.moves, region, start, first, end, data)
+            part = Part(first - start, end - start, region.bias + start)
+            _apply(rewrite.moves, region, start, part, data)
 
 
-def _apply(moves: Moves, region: Region, start: int, first: int, end: int, data: bytearray) -> None:
-    bias = region.bias + start
+def _apply(moves: Moves, region: Region, start: int, part: Part, data: bytearray) -> None:
+    stride = region.stride
     match region.kind:
         case Kind.POINTERS | Kind.EVEN_POINTERS:
-            first += -(start + first - region.offset) % region.stride
             even = region.kind is Kind.EVEN_POINTERS
-            tables.pointers(data, first, end, region.width, region.stride, moves, even=even)
+            tables.pointers(data, part, moves, width=region.width, stride=stride, even=even)
         case Kind.OFFSETS:
-            first += -(start + first - region.offset) % region.stride
-            tables.offsets(data, first, end, region.stride, region.base, moves)
+            tables.offsets(data, part, moves, stride=stride, base=region.base)
         case Kind.FRAMES:
             # They can be followed from the first one only.
             if region.offset >= start:
-                tables.frames(data, first, end, bias, moves)
+                tables.frames(data, part, moves)
         case Kind.SWITCHES:
-            for at, size in switches(region):
-                if at >= start and at + size - start <= len(data):
-                    at -= start
-                    tables.offsets(data, at, at + size, 4, at + bias, moves)
+            for position, size in switches(region):
+                at = position - start
+                if part.start <= at and at + size <= part.end:
+                    table = Part(at, at + size, part.bias)
+                    tables.offsets(data, table, moves, stride=4, base=at + part.bias)
         case _:
-            _code(region, data, first, end, bias, moves)
+            _code(region, part, moves, data)
 
 
-def _code(region: Region, data: bytearray, start: int, end: int, bias: int, moves: Moves) -> None:
-    """Changes the references of data[start:end], whose address is start + bias."""
-    machine, moved = MACHINES[region.kind], region.moved
+def _code(region: Region, part: Part, moves: Moves, data: bytearray) -> None:
+    """Changes the references of code."""
+    machine, moved, bias = MACHINES[region.kind], region.moved, part.bias
     low, high, page = moves.low, moves.high, machine.page - 1
     # Neighbours are in the same piece, and mostly refer to each other.
     first = last = own = 0
-    for at, target, form in machine.find(data, start, end, bias, low, high):
+    for at, target, form in machine.find(data, part, low, high):
         here = at + bias
         if moved is not None:
             own = moved
@@ -144,7 +147,7 @@ def _code(region: Region, data: bytearray, start: int, end: int, bias: int, move
             first, last, own = moves.piece(here)
         shift = own if first <= target < last else moves.shift(target)
         if shift != own or shift & page:
-            machine.change(data, at, form, here + own, target + shift, here)
+            machine.change(data, at, form, here + own, target + shift)
 
 
 def switches(region: Region) -> Iterator[tuple[int, int]]:

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator
 from struct import Struct
 
+from delta.machines.machine import Part
+
 _WORD = Struct("<I")
 _PAGE = 4096
 # Instructions after an ADRP that may use its page; compilers keep them near.
@@ -31,83 +33,91 @@ _PATTERN = re.compile(b"[" + re.escape(bytes(_KINDS)) + b"]")
 _KIND = bytes(_KINDS.get(byte, 255) for byte in range(256))
 
 
+class _Pages:
+    """The pages that registers hold, and which of their ADRP were not given out yet."""
+
+    def __init__(self, start: int, low: int, high: int) -> None:
+        self._start, self._low, self._high = start, low, high
+        self._held: dict[int, tuple[int, int]] = {}
+        self._waiting: set[int] = set()
+
+    def define(self, index: int, register: int, page: int) -> list[tuple[int, int, int]]:
+        """An ADRP. Gives out the register's last one, if nothing used it."""
+        found = self._forget(register)
+        if self._low - _PAGE < page < self._high:
+            self._held[register] = index, page
+            self._waiting.add(register)
+        return found
+
+    def use(self, index: int, word: int) -> list[tuple[int, int, int]]:
+        """An instruction that adds an offset; gives out the ADRP as well when it is the first."""
+        register = word >> 5 & 31
+        if register not in self._held:
+            return []
+        before, page = self._held[register]
+        if index - before > _NEAR:
+            return self._forget(register)
+        addition = word >> 24 == 0x91
+        if addition and word >> 22 & 1:
+            return []  # ADD of a multiple of the page size
+        scale = 0 if addition else _scale(word)
+        target = page + ((word >> 10 & 0xFFF) << scale)
+        if not self._low <= target < self._high:
+            return []
+        found = [(self._start + 4 * index, target, _OFFSET + scale)]
+        if register in self._waiting:
+            self._waiting.discard(register)
+            found.insert(0, (self._start + 4 * before, target, _ADRP))
+        if word & 31 == register and (addition or word >> 22 & 1):
+            # Overwritten by the sum or by what was loaded.
+            del self._held[register]
+        return found
+
+    def _forget(self, register: int) -> list[tuple[int, int, int]]:
+        before, page = self._held.pop(register, (0, 0))
+        if register not in self._waiting:
+            return []
+        self._waiting.discard(register)
+        return [(self._start + 4 * before, page, _ADRP)] if page >= self._low else []
+
+
 class Aarch64:
     """See above."""
 
     page = _PAGE
 
     def find(
-        self, data: bytearray, start: int, end: int, bias: int, low: int, high: int
+        self, data: bytearray, part: Part, low: int, high: int
     ) -> Iterator[tuple[int, int, int]]:
         """An ADRP is given out once, with the target of the first that uses it."""
-        read = _WORD.unpack_from
-        kinds = _KIND
-        start += -(start + bias) % 4
-        # By register: index of the ADRP, its page, whether it was given out.
-        pages: dict[int, tuple[int, int]] = {}
-        waiting: set[int] = set()
-        highest = data[start + 3 : end : 4]
-        for found in _PATTERN.finditer(highest):
+        read, kinds, bias = _WORD.unpack_from, _KIND, part.bias
+        start = part.start + -(part.start + bias) % 4
+        pages = _Pages(start, low, high)
+        for found in _PATTERN.finditer(data[start + 3 : part.end : 4]):
             index = found.start()
             at = start + 4 * index
             word: int = read(data, at)[0]
             kind = kinds[word >> 24]
+            if kind == _OFFSET:
+                yield from pages.use(index, word)
+                continue
             if kind == _BRANCH26:
                 target = at + bias + ((word << 2 & 0xFFFFFFF) ^ 0x8000000) - 0x8000000
             elif kind == _BRANCH19:
                 target = at + bias + ((word >> 3 & 0x1FFFFC) ^ 0x100000) - 0x100000
             elif kind == _BRANCH14:
                 target = at + bias + ((word >> 3 & 0xFFFC) ^ 0x8000) - 0x8000
-            elif kind == _OFFSET:
-                register = word >> 5 & 31
-                if register not in pages:
-                    continue
-                before, page = pages[register]
-                if index - before > _NEAR:
-                    del pages[register]
-                    if register in waiting:
-                        waiting.discard(register)
-                        if page >= low:
-                            yield start + 4 * before, page, _ADRP
-                    continue
-                if word >> 22 == 0x244:  # ADD, 64 bits, not shifted
-                    scale = 0
-                elif word >> 24 == 0x91:
-                    continue
-                else:
-                    scale = _scale(word)
-                target = page + ((word >> 10 & 0xFFF) << scale)
-                if not low <= target < high:
-                    continue
-                if register in waiting:
-                    waiting.discard(register)
-                    yield start + 4 * before, target, _ADRP
-                if word & 31 == register and (scale == 0 or word >> 22 & 1):
-                    # Overwritten by the sum or by what was loaded.
-                    del pages[register]
-                kind = _OFFSET + scale
             else:
                 distance = ((word >> 3 & 0x1FFFFC | word >> 29 & 3) ^ 0x100000) - 0x100000
                 if kind == _ADRP:
-                    register = word & 31
                     page = (at + bias & -_PAGE) + (distance << 12)
-                    if register in waiting:
-                        before, other = pages[register]
-                        if other >= low:
-                            yield start + 4 * before, other, _ADRP
-                    pages.pop(register, None)
-                    waiting.discard(register)
-                    if low - _PAGE < page < high:
-                        pages[register] = index, page
-                        waiting.add(register)
+                    yield from pages.define(index, word & 31, page)
                     continue
                 target = at + bias + distance
             if low <= target < high:
                 yield at, target, kind
 
-    def change(
-        self, data: bytearray, position: int, form: int, here: int, target: int, old_here: int
-    ) -> None:
+    def change(self, data: bytearray, position: int, form: int, here: int, target: int) -> None:
         """See Machine."""
         word: int = _WORD.unpack_from(data, position)[0]
         if form >= _OFFSET:

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Part:
+    """data[start:end] of some data; the address of data[n] is n + bias."""
+
+    start: int
+    end: int
+    bias: int
 
 
 class Machine(Protocol):
@@ -16,20 +26,18 @@ class Machine(Protocol):
     page: int
 
     def find(
-        self, data: bytearray, start: int, end: int, bias: int, low: int, high: int
+        self, data: bytearray, part: Part, low: int, high: int
     ) -> Iterator[tuple[int, int, int]]:
-        """(position, target, form) of the references in data[start:end] to low <= target < high.
+        """(position, target, form) of the references in a part of data to low <= target < high.
 
-        The address of data[n] is n + bias. The one who asks may change a reference before
+        The one who asks may change a reference before
         asking for the next: none is read after it was given out. The form is the machine's own.
         """
         ...
 
-    def change(
-        self, data: bytearray, position: int, form: int, here: int, target: int, old_here: int
-    ) -> None:
+    def change(self, data: bytearray, position: int, form: int, here: int, target: int) -> None:
         """Makes the reference at position, then at the address here, refer to target.
 
-        old_here: its address before. What does not fit stays as it is.
+        What does not fit stays as it is.
         """
         ...

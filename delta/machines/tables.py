@@ -1,6 +1,6 @@
 """Tables of addresses in the data of executables, the same for all machines.
 
-Each function changes data[start:end] in place; the address of data[n] is n + bias.
+Each function changes a part of the data in place.
 """
 
 from __future__ import annotations
@@ -8,21 +8,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from struct import Struct
 
+from delta.machines.machine import Part
 from delta.machines.moves import Moves
 
 _INT = Struct("<i")
 _FRAME = Struct("<Iii")
+# Bytes of a frame description before its first address.
+FRAME_HEADER = 8
 _UNSIGNED = Struct("<I")
 _POINTERS = {4: _UNSIGNED, 8: Struct("<Q")}
 
 
 def pointers(
-    data: bytearray, start: int, end: int, width: int, stride: int, moves: Moves, *, even: bool
+    data: bytearray, part: Part, moves: Moves, *, width: int, stride: int, even: bool
 ) -> None:
     """Absolute addresses of width bytes, one every stride bytes. even: odd ones are bit maps."""
     form = _POINTERS[width]
     low, high = moves.low, moves.high
-    for at in range(start, end - width + 1, stride):
+    for at in range(part.start, part.end - width + 1, stride):
         value = form.unpack_from(data, at)[0]
         if low <= value < high and not (even and value & 1):
             moved = value + moves.shift(value)
@@ -30,17 +33,17 @@ def pointers(
                 form.pack_into(data, at, moved)
 
 
-def offsets(data: bytearray, start: int, end: int, stride: int, base: int, moves: Moves) -> None:
+def offsets(data: bytearray, part: Part, moves: Moves, *, stride: int, base: int) -> None:
     """Signed distances of 4 bytes from the address base, one every stride bytes."""
     low, high = moves.low, moves.high
     base_shift = moves.shift(base) if low <= base < high else 0
-    for at in range(start, end - 3, stride):
+    for at in range(part.start, part.end - 3, stride):
         value = _INT.unpack_from(data, at)[0]
         if low <= base + value < high:
             _put(data, at, value + moves.shift(base + value) - base_shift)
 
 
-def frames(data: bytearray, start: int, end: int, bias: int, moves: Moves) -> None:
+def frames(data: bytearray, part: Part, moves: Moves) -> None:
     """Frame descriptions of .eh_frame: the distance back to what is common to several of them,
     where their function begins, relative to the place, and its size.
 
@@ -48,9 +51,9 @@ def frames(data: bytearray, start: int, end: int, bias: int, moves: Moves) -> No
     the maker has checked.
     """
     low, high = moves.low, moves.high
-    for at in frame_starts(data, start, end):
+    for at in frame_starts(data, part.start, part.end):
         back, begin, size = _FRAME.unpack_from(data, at - 4)
-        place = at + bias
+        place = at + part.bias
         common, target = place - 4 - back, place + begin
         if not low <= place < high:
             continue
@@ -75,7 +78,7 @@ def frame_starts(data: bytes | bytearray, start: int, end: int) -> Iterator[int]
                 continue
             return
         if common != b"\0\0\0\0":
-            yield start + 8
+            yield start + FRAME_HEADER
         start += 4 + length
 
 

@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator
 from struct import Struct
 
+from delta.machines.machine import Part
+
 # CALL, JMP; Jcc; any ModR/M byte that is RIP-relative. Found at each place, overlapping or not.
 _REFERENCE = rb"(?s)(?=([\xe8\xe9]|\x0f[\x80-\x8f]|[\x05\x0d\x15\x1d\x25\x2d\x35\x3d])..."
 _DISPLACEMENT = Struct("<i")
@@ -37,9 +39,10 @@ class X8664:
     page = 1
 
     def find(
-        self, data: bytearray, start: int, end: int, bias: int, low: int, high: int
+        self, data: bytearray, part: Part, low: int, high: int
     ) -> Iterator[tuple[int, int, int]]:
         """The form is the size of an immediate operand that follows."""
+        start, end, bias = part.start, part.end, part.bias
         read = _DISPLACEMENT.unpack_from
         immediate, operand, relative = _IMMEDIATE, _OPERAND, _RIP_RELATIVE
         free = start
@@ -61,9 +64,7 @@ class X8664:
                 yield at, target, form
                 free = at + 4
 
-    def change(
-        self, data: bytearray, position: int, form: int, here: int, target: int, old_here: int
-    ) -> None:
+    def change(self, data: bytearray, position: int, form: int, here: int, target: int) -> None:
         """See Machine."""
         displacement = target - here - 4 - form
         if -(1 << 31) <= displacement < 1 << 31:
@@ -74,8 +75,7 @@ def _is_long(before: bytearray) -> bool:
     """Whether these four bytes and an opcode begin an instruction with a longer opcode."""
     return (
         before[3] == 0x0F
-        or before[2] == 0x0F
-        and before[3] in (0x38, 0x3A)
+        or (before[2] == 0x0F and before[3] in (0x38, 0x3A))
         or before[2] == 0xC5
         or before[1] == 0xC4
         or before[0] == 0x62

@@ -30,9 +30,7 @@ def votes(old: Ints, new: Ints) -> tuple[Ints, Ints, Ints]:
     return unique[last, 0], unique[last, 1], counts[last]
 
 
-def pieces(
-    addresses: Ints, shifts: Ints, counts: Ints, low: int, high: int, cost: float = PIECE_COST
-) -> Moves:
+def pieces(addresses: Ints, shifts: Ints, counts: Ints, *, low: int, high: int) -> Moves:
     """The map of least cost: pieces that are paid for, addresses that are missed, too.
 
     Viterbi's algorithm over the shift as the hidden state. All states but the wanted one grow
@@ -47,9 +45,9 @@ def pieces(
     for index, (shift, weight) in enumerate(zip(wanted, weights, strict=True)):
         came_from.append(best)
         stay = costs.get(shift)
-        if stay is None or stay > best_cost + cost:
+        if stay is None or stay > best_cost + PIECE_COST:
             switched[index] = 1
-            stay = best_cost + cost
+            stay = best_cost + PIECE_COST
         costs[shift] = stay - weight
         if stay - weight < best_cost:
             best, best_cost = shift, stay - weight
@@ -60,13 +58,17 @@ def pieces(
             starts.append(index)
             values.append(state)
             state = came_from[index]
-    return _moves(addresses.tolist(), starts[::-1], values[::-1], state, low, high)
+    return _moves(
+        addresses.tolist(),
+        starts[::-1],
+        values[::-1],
+        Moves(low, high, array("q", [low]), array("q", [state])),
+    )
 
 
-def _moves(
-    addresses: list[int], indexes: list[int], values: list[int], first: int, low: int, high: int
-) -> Moves:
-    starts, shifts = array("q", [low]), array("q", [first])
+def _moves(addresses: list[int], indexes: list[int], values: list[int], moves: Moves) -> Moves:
+    """moves: of one piece, which is before all others; they are added to it."""
+    low, starts, shifts = moves.low, moves.starts, moves.shifts
     for index, value in zip(indexes, values, strict=True):
         start = _roundest(addresses[index - 1] if index else low, addresses[index])
         if start <= starts[-1]:
@@ -74,7 +76,7 @@ def _moves(
         elif value != shifts[-1]:
             starts.append(start)
             shifts.append(value)
-    return Moves(low, high, starts, shifts)
+    return moves
 
 
 def _roundest(after: int, last: int) -> int:

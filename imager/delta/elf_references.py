@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from delta.machines.machine import Part
 from delta.machines.tables import frame_starts
 from delta.rewrite import MACHINES, Kind, Region, switches
 from imager.delta.elf_file import Executable
@@ -52,12 +53,11 @@ def without_addresses(program: Executable) -> bytes:
     """The program with the same bytes wherever it has a reference, so that moved code is equal."""
     data = bytearray(program.data)
     for region in program.regions:
-        end = region.offset + region.size
         if region.kind in MACHINES:
             machine = MACHINES[region.kind]
-            found = machine.find(data, region.offset, end, region.bias, program.low, program.high)
-            for at, _, form in found:
-                machine.change(data, at, form, 0, 0, 0)
+            part = Part(region.offset, region.offset + region.size, region.bias)
+            for at, _, form in machine.find(data, part, program.low, program.high):
+                machine.change(data, at, form, 0, 0)
             continue
         width = region.width or 4
         for at in _of_region(program, region, data)[:, 0].tolist():
@@ -71,7 +71,8 @@ def _of_region(program: Executable, region: Region, data: bytearray) -> NDArray[
     low, high = program.low, program.high
     if region.kind in MACHINES:
         flat = array("q")
-        for found in MACHINES[region.kind].find(data, offset, end, region.bias, low, high):
+        part = Part(offset, end, region.bias)
+        for found in MACHINES[region.kind].find(data, part, low, high):
             flat.extend(found)
         rows = np.frombuffer(flat, np.int64).reshape(-1, 3)
         positions, targets, forms = rows[:, 0], rows[:, 1], rows[:, 2]
@@ -85,7 +86,7 @@ def _of_region(program: Executable, region: Region, data: bytearray) -> NDArray[
         targets = np.concatenate([commons, functions, lasts])
         forms = np.repeat([_COMMON, _FRAME, _LAST], len(begins))
     elif region.kind is Kind.SWITCHES:
-        tables = [np.arange(at, at + size, 4, np.int64) for at, size in switches(region)]
+        tables = [np.arange(at, at + size, 4, dtype=np.int64) for at, size in switches(region)]
         bases = [np.full(size // 4, at + region.bias, np.int64) for at, size in switches(region)]
         positions = np.concatenate([np.empty(0, np.int64), *tables])
         targets = _values(program, positions, "<i4")
@@ -93,7 +94,7 @@ def _of_region(program: Executable, region: Region, data: bytearray) -> NDArray[
         forms = np.full(len(positions), _OFFSET)
     else:
         width = region.width or 4
-        positions = np.arange(offset, end - width + 1, region.stride, np.int64)
+        positions = np.arange(offset, end - width + 1, region.stride, dtype=np.int64)
         if region.kind is Kind.OFFSETS:
             targets = region.base + _values(program, positions, "<i4")
             forms = np.full(len(positions), _OFFSET)

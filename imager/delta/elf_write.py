@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from array import array
+from dataclasses import replace
 
 import numpy as np
 
+from delta.machines.machine import Part
 from delta.machines.moves import Moves
-from delta.rewrite import FORMAT, Kind, Region, Rewrite
+from delta.machines.tables import FRAME_HEADER, frame_starts, offsets
+from delta.rewrite import FORMAT, Kind, Region, Rewrite, switches
 from delta.varint import write, write_signed
 from imager.delta.elf_references import References
 
 
-def encoded(rewrite: Rewrite, found: References, start: int, size: int, _whole: int) -> bytes:
-    """The rewrite of bytes [start, start + size), with the pieces that these refer to."""
-    moves = _needed(rewrite.moves, found, start, start + size)
-    regions = [
-        part
-        for region in rewrite.regions
-        if (part := _part(region, start, start + size)) is not None
-    ]
+def encoded(rewrite: Rewrite, old: bytes, found: References, start: int, size: int) -> bytes:
+    """The rewrite of bytes [start, start + size) of old, without the pieces, regions and tables
+    that these do not need."""
+    end = min(start + size, len(old))
+    moves = _needed(rewrite.moves, found, start, end)
+    parts = (_part(region, old, rewrite.moves, start, end) for region in rewrite.regions)
+    regions = [part for part in parts if part is not None]
     body = bytearray([FORMAT])
     body += write(moves.low) + write(moves.high - moves.low)
     body += write(len(regions))
@@ -56,8 +58,45 @@ def _region(region: Region, offset: int, bias: int) -> bytes:
     return bytes(body)
 
 
-def _part(region: Region, _start: int, _end: int) -> Region | None:
+def _part(region: Region, old: bytes, moves: Moves, start: int, end: int) -> Region | None:
+    """What is needed of the region in [start, end); the device leaves out what is outside."""
+    if region.offset >= end or region.offset + region.size <= start:
+        return None
+    if region.kind is Kind.FRAMES and region.offset < start:
+        return _frames_from(region, old, start)
+    if region.kind is Kind.SWITCHES:
+        return _changed_tables(region, old, moves, start, end)
     return region
+
+
+def _frames_from(region: Region, old: bytes, start: int) -> Region | None:
+    """The frame descriptions that begin at start or later."""
+    last = region.offset + region.size
+    for at in frame_starts(old, region.offset, last):
+        begin = at - FRAME_HEADER
+        if begin >= start:
+            return replace(region, offset=begin, size=last - begin)
+    return None
+
+
+def _changed_tables(
+    region: Region, old: bytes, moves: Moves, start: int, end: int
+) -> Region | None:
+    gaps, counts = array("q"), array("q")
+    last = region.offset
+    for at, size in switches(region):
+        inside = start <= at and at + size <= end
+        if inside and _changes(old, at, size, at + region.bias, moves):
+            gaps.append(at - last)
+            counts.append(size // 4)
+            last = at + size
+    return replace(region, tables=(gaps, counts)) if gaps else None
+
+
+def _changes(old: bytes, at: int, size: int, base: int, moves: Moves) -> bool:
+    table = bytearray(old[at : at + size])
+    offsets(table, Part(0, size, base), moves, stride=4, base=base)
+    return table != old[at : at + size]
 
 
 def _needed(moves: Moves, found: References, start: int, end: int) -> Moves:

@@ -31,7 +31,7 @@ class Learned:
 
     def encoded(self, start: int, size: int) -> bytes:
         """The rewrite of the old file's bytes from start on, without what it does not need."""
-        return elf_write.encoded(self.rewrite, self.references, start, size, len(self.old))
+        return elf_write.encoded(self.rewrite, self.old, self.references, start, size)
 
     def predicted(self) -> bytes:
         """The whole old file, rewritten."""
@@ -43,9 +43,11 @@ class Learned:
 def learn(old: bytes, new: bytes, *, windows: Sequence[tuple[int, int]] = ()) -> Learned | None:
     """What rewriting makes the old file most like the new one.
 
-    windows: (offset, size) of the old file's parts that will be used, all when there are none.
+    windows: (offset, size) of the old file's parts that will be used, all when there are none;
+    what is learned is the same for all, as any part may refer to any other.
     None when it is no executable of a known machine, or nothing moved.
     """
+    del windows
     before, after = read_executable(old), read_executable(new)
     if before is None or after is None or before.machine is not after.machine:
         return None
@@ -97,5 +99,5 @@ def _learned(
     relative = ours.relative[index] & ~stubs[same]
     old_addresses = np.concatenate([ours.targets[index], ours.places[index][relative]])
     new_addresses = np.concatenate([theirs.targets[same], theirs.places[same][relative]])
-    moves = pieces(*votes(old_addresses, new_addresses), before.low, before.high)
+    moves = pieces(*votes(old_addresses, new_addresses), low=before.low, high=before.high)
     return Learned(Rewrite(moves, before.regions), before.data, ours)
