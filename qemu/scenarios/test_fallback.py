@@ -30,7 +30,7 @@ OUTCOMES = {
 
 # Most of the time of these is waiting for the watchdog or a deadline, three times over; what
 # they show differs little from the others.
-_SLOW = ("hang-initramfs", "hang-userspace", "health-hangs", "init-dies")
+_SLOW = ("hang-initramfs", "hang-userspace", "health-hangs", "init-dies", "crash-loop")
 
 
 @pytest.mark.parametrize(
