@@ -17,7 +17,7 @@ Ints = NDArray[np.int64]
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _CHUNK = 1 << 20
 # Above this many bytes only a part of the sequences is considered, to bound memory and time.
-_SAMPLED_ABOVE = 2 << 20
+_SAMPLED_ABOVE = 1 << 20
 # A run of anchors shorter than this between two that agree with each other is a chance hit.
 _CHANCE = 64
 

@@ -18,7 +18,7 @@ from imager.delta.elf_switches import with_switches
 
 # Bytes of a sequence that finds what became of what: first without addresses, then with the
 # addresses predicted by what was learned before.
-_FIRST, _SECOND = 24, 16
+_FIRST, _AGAIN = 24, (16, 16)
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,9 @@ def learn(old: bytes, new: bytes, *, windows: Sequence[tuple[int, int]] = ()) ->
     ours, theirs = references(before), references(after)
     alignment = align(without_addresses(before), without_addresses(after), _FIRST)
     learned = _learned(before, after, ours, theirs, alignment)
-    alignment = align(learned.predicted(), new, _SECOND)
-    learned = _learned(before, after, ours, theirs, alignment)
+    for length in _AGAIN:
+        alignment = align(learned.predicted(), new, length)
+        learned = _learned(before, after, ours, theirs, alignment)
     moved = learned.rewrite.moves.shifts != array("q", [0])
     return learned if moved else None
 
