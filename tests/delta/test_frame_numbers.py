@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from delta.addition import SLICE, add
@@ -17,6 +17,7 @@ from imager.delta.sections import PLAIN, Effort, section
 NUMBER = st.integers(0, (1 << 63) - 1)
 
 
+@settings(deadline=None)
 @given(st.lists(NUMBER))
 def test_numbers_come_back_from_a_column_and_from_a_reader(values: list[int]) -> None:
     column = b"".join(map(write, values))
@@ -26,6 +27,7 @@ def test_numbers_come_back_from_a_column_and_from_a_reader(values: list[int]) ->
     reader.end()
 
 
+@settings(deadline=None)
 @given(st.integers(-(1 << 62), (1 << 62) - 1))
 def test_signed_numbers_come_back(value: int) -> None:
     assert [signed(number) for number in numbers(write_signed(value))] == [value]
@@ -61,6 +63,7 @@ def test_a_reader_stays_within_its_bytes() -> None:
         reader.take(2)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.randoms(use_true_random=False))
 def test_addition_is_by_byte(left: bytes, chance: random.Random) -> None:
     right = chance.randbytes(len(left))
