@@ -1,7 +1,7 @@
 """Making payloads of codecs 2 and 3, difference and sparse: see delta.codecs.
 
 The matches are those of bsdiff4 (suffix sorting, then matches extended over
-bytes that differ), in C: 4 s for 8 MiB against 16 MiB. Its file format is not used.
+bytes that differ), in C. Its file format is not used.
 """
 
 from __future__ import annotations

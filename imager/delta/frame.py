@@ -13,8 +13,8 @@ from imager.delta.difference import differences
 from imager.delta.head import written
 from imager.delta.sections import Effort, quick_size, section, zstd_section
 
-# A codec at full effort makes at least this much of its quick estimate; below that it is not
-# tried when another one is better already. Seen: 0.62 to 0.9.
+# A codec at full effort is expected to make at least this much of its quick estimate; below that
+# it is not tried when another one is better already.
 HOPE = 0.5
 
 
