@@ -16,8 +16,10 @@ from enum import IntEnum
 from delta.errors import DeltaError
 from delta.machines import tables
 from delta.machines.aarch64 import Aarch64
+from delta.machines.arm import Arm, Thumb
 from delta.machines.machine import Machine, Part
 from delta.machines.moves import Moves
+from delta.machines.riscv64 import Riscv64
 from delta.machines.x86_64 import X8664
 from delta.varint import Reader, signed
 
@@ -44,7 +46,13 @@ class Kind(IntEnum):
     SWITCHES = 20
 
 
-MACHINES: dict[Kind, Machine] = {Kind.X86_64: X8664(), Kind.AARCH64: Aarch64()}
+MACHINES: dict[Kind, Machine] = {
+    Kind.X86_64: X8664(),
+    Kind.AARCH64: Aarch64(),
+    Kind.RISCV64: Riscv64(),
+    Kind.THUMB: Thumb(),
+    Kind.ARM: Arm(),
+}
 
 
 @dataclass(frozen=True)

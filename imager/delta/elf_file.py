@@ -108,7 +108,9 @@ def _regions(data: bytes, section: Section, word: int, code: Kind) -> Iterator[R
     )  # fmt: skip
     if kind in ("SHT_PROGBITS", "SHT_X86_64_UNWIND"):
         if flags & SH_FLAGS.SHF_EXECINSTR:
-            yield Region(code, offset, size, address - offset)
+            # In its linkage table, 32-bit Arm switches to the other instruction set.
+            other = code is Kind.THUMB and section.name in _STUBS
+            yield Region(Kind.ARM if other else code, offset, size, address - offset)
         elif section.name == ".eh_frame":
             if _frames_are_relative(data[offset : offset + size]):
                 yield Region(Kind.FRAMES, offset, size, address - offset)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from delta.rewrite import Rewrite, apply_rewrite
+from delta.rewrite import MACHINES, Rewrite, apply_rewrite
 from imager.delta import elf_write
 from imager.delta.elf_align import Alignment, align
 from imager.delta.elf_file import Executable, read_executable
@@ -72,7 +72,7 @@ def with_stubs(before: Executable, after: Executable) -> Executable:
     }
     regions = (
         replace(region, moved=moved[region.offset] - region.bias)
-        if region.kind is before.machine and region.offset in moved
+        if region.kind in MACHINES and region.offset in moved
         else region
         for region in before.regions
     )
