@@ -176,7 +176,7 @@ def _region(reader: Reader, offset: int, bias: int) -> Region:
     kind = Kind(kind)
     offset += reader.number(ADDRESS_LIMIT - offset, "a gap before a region")
     size = reader.number(ADDRESS_LIMIT - offset, "a size of a region")
-    bias += signed(reader.number(ADDRESS_LIMIT, "an address of a region"))
+    bias += _signed(reader, "an address of a region")
     if not 0 <= offset + bias <= ADDRESS_LIMIT:
         raise DeltaError("expected a region within the addresses")
     match kind:
@@ -187,7 +187,7 @@ def _region(reader: Reader, offset: int, bias: int) -> Region:
             return Region(kind, offset, size, bias, width=width, stride=stride)
         case Kind.OFFSETS:
             stride = reader.number(64, "a stride")
-            base = offset + bias + signed(reader.number(ADDRESS_LIMIT, "a base"))
+            base = offset + bias + _signed(reader, "a base")
             if stride < 4 or not 0 <= base <= ADDRESS_LIMIT:
                 raise DeltaError("expected offsets of 4 bytes from a base")
             return Region(kind, offset, size, bias, stride=stride, base=base)
@@ -196,8 +196,12 @@ def _region(reader: Reader, offset: int, bias: int) -> Region:
         case _:
             if kind is not Kind.FRAMES and kind not in MACHINES:
                 raise DeltaError(f"expected code of a known machine, found {kind.name}")
-            moved = signed(reader.number(ADDRESS_LIMIT, "a shift")) if has_moved else None
+            moved = _signed(reader, "a shift") if has_moved else None
             return Region(kind, offset, size, bias, moved=moved)
+
+
+def _signed(reader: Reader, what: str) -> int:
+    return signed(reader.number(2 * ADDRESS_LIMIT, what))
 
 
 def _tables(reader: Reader, size: int) -> tuple[array[int], array[int]]:
@@ -220,7 +224,7 @@ def _moves(reader: Reader, low: int, high: int) -> Moves:
         start += step
         starts.append(start)
     for _ in range(count):
-        shift += signed(reader.number(ADDRESS_LIMIT, "a shift"))
+        shift += _signed(reader, "a shift")
         if not -ADDRESS_LIMIT <= shift <= ADDRESS_LIMIT:
             raise DeltaError("expected a shift within the addresses")
         shifts.append(shift)

@@ -95,7 +95,11 @@ def _read(data: bytes, elf: ELFFile) -> Executable | None:
         return None
     found.extend(_headers(elf))
     low, high = min(start for start, _ in loaded), max(end for _, end in loaded)
-    if high > ADDRESS_LIMIT or len(found) > REGIONS_LIMIT:
+    places = [(region.offset, region.size, region.bias) for region in found] + read_only
+    if len(found) > REGIONS_LIMIT or not all(
+        offset + size <= len(data) and 0 <= offset + bias <= ADDRESS_LIMIT
+        for offset, size, bias in [*places, (0, 0, low), (0, 0, high)]
+    ):
         return None
     return Executable(data, low, high, _separate(found), tuple(read_only), stubs)
 

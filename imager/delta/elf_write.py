@@ -21,7 +21,12 @@ def encoded(rewrite: Rewrite, old: bytes, found: References, start: int, size: i
     end = min(start + size, len(old))
     moves = _needed(rewrite.moves, found, start, end)
     parts = (_part(region, old, rewrite.moves, start, end) for region in rewrite.regions)
-    regions = [part for part in parts if part is not None]
+    return written(Rewrite(moves, tuple(part for part in parts if part is not None)))
+
+
+def written(rewrite: Rewrite) -> bytes:
+    """The bytes that decode_rewrite reads."""
+    moves, regions = rewrite.moves, rewrite.regions
     body = bytearray([FORMAT])
     body += write(moves.low) + write(moves.high - moves.low)
     body += write(len(regions))
