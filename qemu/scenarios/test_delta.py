@@ -39,6 +39,11 @@ def _parts(lab: Lab, version: str) -> list[Path]:
     return [lab.repository / "chunks" / part.sha256[:2] / part.sha256 for part in delta.parts]
 
 
+def _settled(device: Device) -> None:
+    """Waits until the next update may begin."""
+    device.settle(BOOT_SECONDS, when=lambda found: found["committed"] and not found["on_probation"])
+
+
 def test_deltas_are_small_survive_a_power_cut_and_give_way_when_they_cannot_be_used(
     device: Device, lab: Lab, server: Server
 ) -> None:
@@ -68,11 +73,12 @@ def test_deltas_are_small_survive_a_power_cut_and_give_way_when_they_cannot_be_u
     offset, length = _place(lab.build("2.5"))
     corrupt(machine.disk, "root-b", offset=offset, length=length)
     machine.start()
-    device.settle(BOOT_SECONDS)
+    _settled(device)
     done = device.update(server.url, "2.6")["installed"]
     assert any("is not what was signed" in note for note in done["notes"]), done
     assert done["fetched"] < done["full"] / 2
     assert device.restart(BOOT_SECONDS)["version"] == "2.6"
+    _settled(device)
 
     # The delta is announced and not there.
     lab.offer("2.7", delta_from=("2.6",))
