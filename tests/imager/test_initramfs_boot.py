@@ -134,7 +134,7 @@ def boot(parts: Parts, tmp_path: Path) -> Callable[..., str]:
         done = run(
             [
                 "qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=multi,tb-size=512",
-                "-cpu", "max", "-smp", "2", "-m", "512", "-nodefaults", "-display", "none",
+                "-cpu", "max", "-smp", "1", "-m", "512", "-nodefaults", "-display", "none",
                 "-serial", "stdio", "-no-reboot",
                 "-kernel", parts.kernel.image, "-initrd", initramfs, "-append", change(line),
                 "-drive", f"if=none,id=d0,file={disk},format=raw,cache=unsafe",
