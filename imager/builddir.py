@@ -109,11 +109,6 @@ class Published:
         )
 
 
-def chunk_name(sha256: str) -> str:
-    """A chunk's place below chunks/, as in a repository."""
-    return f"{sha256[:2]}/{sha256}"
-
-
 def encode_index(index: OsIndex) -> bytes:
     """The document as deterministic JSON."""
     return msgspec.json.format(msgspec.json.encode(index, order="sorted"), indent=1) + b"\n"
@@ -129,7 +124,7 @@ def write_build(
 ) -> BuildDirectory:
     """Writes OUT/NAME in one step, replacing an earlier build of that name.
 
-    files: sources by name. chunks: folders with chunks, as `chunk_name` places them.
+    files: sources by name. chunks: folders with chunks, placed by `manifests.index.chunk_name`.
     Everything is copied, never linked: what users do to a build must not
     reach the cache.
 

@@ -16,10 +16,9 @@ from pathlib import Path
 
 import msgspec
 
-from imager.builddir import chunk_name
 from imager.cache import Cache, Input
 from imager.tools import Tools
-from manifests.index import Segment, Stream
+from manifests.index import Segment, Stream, chunk_name
 
 SEGMENT_SIZE = 4 << 20
 # On two cores for a 140 MB root: level 9 takes 3.5 s and 43 MB; 12 takes twice

@@ -9,13 +9,20 @@ be right: what a payload makes counts when it has the digests of the index.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
 import msgspec
+
+from manifests.index import OsIndex
 
 FORMAT = 1
 LARGEST_PART = 4 << 20
 """Bytes of a part that a device is willing to hold in memory."""
 LARGEST_FRAME = 16 << 20
 """Bytes of the image that one payload may make."""
+
+_Item = TypeVar("_Item")
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,6 +54,25 @@ class Delta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     root: tuple[Frame, ...]
     boot: tuple[Frame, ...]
     parts: tuple[Part, ...]
+
+
+def made_by(
+    frames: Sequence[Frame], items: Sequence[_Item]
+) -> Iterator[tuple[Frame, Sequence[_Item]]]:
+    """Each frame with what it makes. items: one for each segment of the stream."""
+    at = 0
+    for frame in frames:
+        yield frame, items[at : at + frame.segments]
+        at += frame.segments
+
+
+def fetch_bytes(delta: Delta, index: OsIndex) -> int:
+    """Bytes to fetch with the delta: its parts, and in full the segments without a payload."""
+    total = sum(part.size for part in delta.parts)
+    for stream, frames in ((index.root.stream, delta.root), (index.boot.stream, delta.boot)):
+        for frame, segments in made_by(frames, stream.segments):
+            total += 0 if frame.size else sum(segment.stored_size for segment in segments)
+    return total
 
 
 def delta_target(system: str, board: str, version: str, from_root_hash: str) -> str:

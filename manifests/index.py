@@ -13,6 +13,16 @@ import msgspec
 FORMAT = 1
 
 
+def chunk_name(sha256: str) -> str:
+    """A chunk's place below ``chunks/``."""
+    return f"{sha256[:2]}/{sha256}"
+
+
+def chunk_path(sha256: str) -> str:
+    """A chunk's path in a repository."""
+    return f"chunks/{chunk_name(sha256)}"
+
+
 class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One piece of a stream.
 
@@ -81,6 +91,11 @@ class OsIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sbom_sha256: str
     capabilities: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
+
+    @property
+    def stored_size(self) -> int:
+        """Bytes to fetch when nothing is present."""
+        return self.root.stream.stored_size + self.boot.stream.stored_size
 
 
 class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

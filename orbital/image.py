@@ -158,13 +158,13 @@ def _report(build: Path, output: Output) -> None:
             "root_hash": root.root_hash,
             "root_size": root.stream.size,
             "boot_size": boot.stream.size,
-            "download_size": root.stream.stored_size + boot.stream.stored_size,
+            "download_size": index.stored_size,
             "packages": index.packages,
         },
         f"{build}: {index.system} {index.version} for {index.board}\n"
         f"  root image {amount(root.stream.size)}, root hash {root.root_hash}\n"
         f"  boot artifact {amount(boot.stream.size)},"
-        f" to download {amount(root.stream.stored_size + boot.stream.stored_size)}\n"
+        f" to download {amount(index.stored_size)}\n"
         f"  system packages "
         + ", ".join(f"{name} {version}" for name, version in index.packages.items()),
     )

@@ -154,13 +154,14 @@ def _write_root(
 def _write_tree(tree: HashTree, slot: Medium) -> None:
     """Puts the hash tree behind the data that it was computed from, and reads it back."""
     memory, scratch = medium.buffer(_BLOCK), medium.buffer(_BLOCK)
-    for offset, content in tree.parts():
+    parts = list(tree.parts())
+    for offset, content in parts:
         for start in range(0, len(content), _BLOCK):
             block = memory[: min(_BLOCK, len(content) - start)]
             block[:] = content[start : start + _BLOCK]
             slot.write_changed(offset + start, block, scratch)
     slot.flush()
-    for offset, content in tree.parts():
+    for offset, content in parts:
         for start in range(0, len(content), _BLOCK):
             wanted = memoryview(content)[start : start + _BLOCK]
             size = slot.read_back(offset + start, memory)

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from delta.errors import DeltaError
 from delta.frame import Base, apply
 from manifests.delta import Part
+from manifests.index import chunk_path
 from updater.runs import Payload, Run
 from updater.source import NotFoundError, Source
 
@@ -87,7 +88,7 @@ class Patches:
         return self._parts[part.sha256][payload.offset : payload.offset + payload.size]
 
     def _fetch(self, part: Part) -> bytes | None:
-        name = f"chunks/{part.sha256[:2]}/{part.sha256}"
+        name = chunk_path(part.sha256)
         if self.wasted + part.size > self._limit:
             self._note(f"{name} is not tried: failed attempts may cost {self._limit} bytes at most")
             return None

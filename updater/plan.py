@@ -90,7 +90,7 @@ class Plan:
     @property
     def full_bytes(self) -> int:
         """Bytes to fetch without a delta."""
-        return self.index.root.stream.stored_size + self.index.boot.stream.stored_size
+        return self.index.stored_size
 
 
 def choose(

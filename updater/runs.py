@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from manifests.delta import FORMAT, LARGEST_FRAME, LARGEST_PART, Delta, Frame, Part
+from manifests.delta import FORMAT, LARGEST_FRAME, LARGEST_PART, Delta, Frame, Part, made_by
 from manifests.index import OsIndex, Segment, Stream
 
 
@@ -145,12 +145,10 @@ def _frames_problem(stream: Stream, frames: Sequence[Frame], parts: Sequence[Par
 
 def _runs(stream: Stream, frames: Sequence[Frame], parts: Sequence[Part]) -> tuple[Run, ...]:
     """The frames as runs; one whose payload saves nothing as single segments."""
-    left = pieces(stream)
     runs: list[Run] = []
-    for frame in frames:
-        made, left = left[: frame.segments], left[frame.segments :]
+    for frame, made in made_by(frames, pieces(stream)):
         if frame.size:
-            run = Run(made, Payload(parts[frame.part], frame.offset, frame.size))
+            run = Run(tuple(made), Payload(parts[frame.part], frame.offset, frame.size))
             if frame.size < run.full_size:
                 runs.append(run)
                 continue

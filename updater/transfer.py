@@ -21,7 +21,7 @@ from typing import Literal
 
 import zstandard
 
-from manifests.index import Segment
+from manifests.index import Segment, chunk_path
 from recovery.errors import OrbitalError, TrustError
 from updater import medium
 from updater.medium import Medium
@@ -146,7 +146,7 @@ def segment_blocks(source: Source, segment: Segment, memory: memoryview) -> Iter
 def _stored(source: Source, segment: Segment) -> tuple[str, bytes]:
     """Where the segment is stored and its bytes there, as they were signed."""
     name = segment.stored_sha256
-    path = f"chunks/{name[:2]}/{name}"
+    path = chunk_path(name)
     stored = b"".join(source.open(path, segment.stored_size))
     if len(stored) != segment.stored_size or hashlib.sha256(stored).hexdigest() != name:
         raise _damaged(source, path, "its digest is not the signed one")

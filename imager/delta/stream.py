@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, TypeVar
 
 from imager.delta import jobs
 from imager.delta.jobs import EncodeJob
@@ -106,34 +106,10 @@ def prepare(streams: Streams, *, piece: int, pieces: int = PIECES, kind: Kind = 
     return Plan(tuple(units), tuple(frames), tuple(code))
 
 
-class _Crew(Protocol):
-    """Runs jobs. Two implementations: this process, and a pool of processes."""
+class _Crew:
+    """Runs jobs, in a pool of processes or in this one."""
 
-    def run(
-        self,
-        work: Callable[[_Task], _Result],
-        tasks: Sequence[_Task],
-        done: Callable[[_Task], None],
-    ) -> list[_Result]:
-        """The results in the order of the tasks; done is called as each is finished."""
-
-
-class _Alone:
-    def run(
-        self,
-        work: Callable[[_Task], _Result],
-        tasks: Sequence[_Task],
-        done: Callable[[_Task], None],
-    ) -> list[_Result]:
-        results: list[_Result] = []
-        for task in tasks:
-            results.append(work(task))
-            done(task)
-        return results
-
-
-class _Pool:
-    def __init__(self, pool: ProcessPoolExecutor) -> None:
+    def __init__(self, pool: ProcessPoolExecutor | None) -> None:
         self._pool = pool
 
     def run(
@@ -142,6 +118,13 @@ class _Pool:
         tasks: Sequence[_Task],
         done: Callable[[_Task], None],
     ) -> list[_Result]:
+        """The results in the order of the tasks; done is called as each is finished."""
+        if self._pool is None:
+            found: list[_Result] = []
+            for task in tasks:
+                found.append(work(task))
+                done(task)
+            return found
         # The largest first: none of them is left for the end, when the others have nothing to do.
         order = sorted(range(len(tasks)), key=lambda number: (-tasks[number].cost, number))
         futures: dict[Future[_Result], int] = {
@@ -163,14 +146,14 @@ class _Pool:
 def _crew(workers: int, streams: tuple[Path, int, Path, int]) -> Iterator[_Crew]:
     if workers == 1:
         with jobs.opened(*streams):
-            yield _Alone()
+            yield _Crew(None)
         return
     # Not forked: the caller may have threads, and what they hold locked would stay so.
     context = get_context("spawn")
     with ProcessPoolExecutor(
         workers, mp_context=context, initializer=jobs.open_streams, initargs=streams
     ) as pool:
-        yield _Pool(pool)
+        yield _Crew(pool)
 
 
 def _learn(prepared: Plan, crew: _Crew, reporter: Reporter) -> dict[Wanted, bytes]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import zstandard
 
-from imager.builddir import chunk_name
-from manifests.index import Segment, Stream
+from manifests.index import Segment, Stream, chunk_name, chunk_path
 from recovery import durable
 from recovery.errors import ManifestError, TrustError
 from recovery.reporter import Reporter
@@ -18,30 +17,33 @@ _BLOCK = 1 << 20
 
 
 def store_chunks(
-    directory: Path, source: Path, segments: Iterable[Segment], what: str, reporter: Reporter
+    directory: Path, source: Path, wanted: Mapping[str, int], what: str, reporter: Reporter
 ) -> tuple[int, int]:
     """Copies the chunks that the repository lacks, each verified as it is copied.
 
-    source: a folder with chunks as `imager.segments` leaves it. what: where
-    they are from, for errors. Returns how many chunks and bytes were added.
+    source: a folder with chunks as `imager.segments` leaves it. wanted: their sizes
+    by digest. what: where they are from, for errors. Returns how many chunks and bytes were added.
     Raises ManifestError when a chunk is missing or damaged.
     """
-    wanted = list({segment.stored_sha256: segment for segment in segments}.values())
-    total = sum(segment.stored_size for segment in wanted)
+    total = sum(wanted.values())
     done = new_chunks = new_bytes = 0
-    for segment in wanted:
-        destination = _file(directory, segment)
+    for sha256, size in wanted.items():
+        destination = directory / chunk_path(sha256)
         # Chunks arrive by rename, whole: an existing name has its content.
-        if not destination.is_file() or destination.stat().st_size != segment.stored_size:
+        if not destination.is_file() or destination.stat().st_size != size:
             durable.make_directory(destination.parent)
-            chunk = source / chunk_name(segment.stored_sha256)
-            staged = durable.stage_file(destination, _verified(chunk, segment, what))
+            staged = durable.stage_file(destination, _verified(source, sha256, size, what))
             durable.publish_file(staged, destination)
             new_chunks += 1
-            new_bytes += segment.stored_size
-        done += segment.stored_size
+            new_bytes += size
+        done += size
         reporter.progress(done, total)
     return new_chunks, new_bytes
+
+
+def stored_sizes(segments: Iterable[Segment]) -> dict[str, int]:
+    """The sizes of the segments' chunks by digest."""
+    return {segment.stored_sha256: segment.stored_size for segment in segments}
 
 
 def write_stream(directory: Path, stream: Stream, output: Path) -> None:
@@ -50,7 +52,7 @@ def write_stream(directory: Path, stream: Stream, output: Path) -> None:
     try:
         with output.open("wb") as out:
             for segment in stream.segments:
-                stored = _file(directory, segment).read_bytes()
+                stored = (directory / chunk_path(segment.stored_sha256)).read_bytes()
                 piece = zstandard.decompress(stored, max_output_size=segment.size)
                 digest.update(piece)
                 out.write(piece)
@@ -60,29 +62,25 @@ def write_stream(directory: Path, stream: Stream, output: Path) -> None:
         raise _damaged(directory, "a chunk has other contents than were published")
 
 
-def _file(directory: Path, segment: Segment) -> Path:
-    return directory / "chunks" / chunk_name(segment.stored_sha256)
-
-
-def _verified(source: Path, segment: Segment, what: str) -> Iterator[bytes]:
+def _verified(source: Path, sha256: str, size: int, what: str) -> Iterator[bytes]:
     """The bytes of a chunk; the last block comes only when all of them are right."""
     digest = hashlib.sha256()
-    size = 0
+    found = 0
     try:
-        with source.open("rb") as file:
+        with (source / chunk_name(sha256)).open("rb") as file:
             while block := file.read(_BLOCK):
                 digest.update(block)
-                size += len(block)
+                found += len(block)
                 yield block
     except FileNotFoundError as error:
         raise ManifestError(
-            f"cannot publish {what}: chunk {source.name} is missing", resolution="build it again"
+            f"cannot publish {what}: chunk {sha256} is missing", resolution="build it again"
         ) from error
-    if size != segment.stored_size or digest.hexdigest() != segment.stored_sha256:
+    if found != size or digest.hexdigest() != sha256:
         # Raised inside stage_file, which deletes the temporary file.
         raise ManifestError(
-            f"cannot publish {what}: chunk {source.name} is damaged",
-            details=f"{size} bytes, sha256 {digest.hexdigest()}",
+            f"cannot publish {what}: chunk {sha256} is damaged",
+            details=f"{found} bytes, sha256 {digest.hexdigest()}",
             resolution="build it again",
         )
 

@@ -14,15 +14,13 @@ from pathlib import Path
 
 import msgspec
 
-from imager.builddir import chunk_name
 from imager.cache import Cache, Input
-from imager.repository.chunks import write_stream
+from imager.repository.chunks import store_chunks, write_stream
 from imager.repository.images import Build
 from imager.repository.targets import Targets, add_target, read_target
-from manifests.delta import FORMAT, Delta, Frame, Part, delta_target
-from manifests.index import OsIndex, Release, Stream
+from manifests.delta import FORMAT, Delta, Frame, Part, delta_target, fetch_bytes
+from manifests.index import OsIndex, Release, Stream, chunk_path
 from manifests.versions import compare_versions, version_key
-from recovery import durable
 from recovery.errors import RefusedError
 from recovery.reporter import Reporter
 
@@ -102,21 +100,26 @@ def add_deltas(
             continue
         result = _make(directory, old, build.index, maker, reporter)
         delta = msgspec.json.decode((result / _DOCUMENT).read_bytes(), type=Delta)
-        sizes = _sizes(delta, build.index)
-        if sizes.fetch_bytes >= sizes.full_bytes:
-            continue
-        _store(directory, result, delta.parts)
         index = build.index
+        needed = fetch_bytes(delta, index)
+        if needed >= index.stored_size:
+            continue
+        sizes = {part.sha256: part.size for part in delta.parts}
+        store_chunks(directory, result / "chunks", sizes, f"a delta to {build.name}", reporter)
         path = delta_target(index.system, index.board, index.version, old.root.root_hash)
         add_target(directory, targets, path, (result / _DOCUMENT).read_bytes())
-        found.append(sizes)
+        found.append(
+            PublishedDelta(
+                index.system, index.board, index.version, version, needed, index.stored_size
+            )
+        )
     return found
 
 
 def _make(
     directory: Path, old: OsIndex, new: OsIndex, maker: DeltaMaker, reporter: Reporter
 ) -> Path:
-    """Stage "delta": the document, and its parts by digest."""
+    """Stage "delta": the document, and the chunks with its parts."""
     cache = maker.cache
 
     def build(result: Path) -> None:
@@ -126,8 +129,7 @@ def _make(
         from imager.delta.stream import make
 
         reporter.stage(f"delta {old.version} to {new.version}")
-        full = new.root.stream.stored_size + new.boot.stream.stored_size
-        packer = Packer(part_size(full))
+        packer = Packer(part_size(new.stored_size))
         frames: list[tuple[Frame, ...]] = []
         for before, after in (
             (old.root.stream, new.root.stream),
@@ -153,7 +155,9 @@ def _make(
         parts = []
         for content in packer.parts:
             part = Part(len(content), hashlib.sha256(content).hexdigest())
-            (result / part.sha256).write_bytes(content)
+            chunk = result / chunk_path(part.sha256)
+            chunk.parent.mkdir(parents=True, exist_ok=True)
+            chunk.write_bytes(content)
             parts.append(part)
         delta = Delta(FORMAT, old.version, old.root.root_hash, frames[0], frames[1], tuple(parts))
         (result / _DOCUMENT).write_bytes(msgspec.json.encode(delta) + b"\n")
@@ -184,31 +188,3 @@ def _code() -> Iterator[Path]:
     yield here
     for folder in (here.parents[1] / "delta", here.parents[2] / "delta"):
         yield from sorted(folder.rglob("*.py"))
-
-
-def _store(directory: Path, result: Path, parts: Sequence[Part]) -> None:
-    """Copies the parts that the repository lacks."""
-    for part in parts:
-        destination = directory / "chunks" / chunk_name(part.sha256)
-        if not destination.is_file() or destination.stat().st_size != part.size:
-            durable.make_directory(destination.parent)
-            staged = durable.stage_file(destination, [(result / part.sha256).read_bytes()])
-            durable.publish_file(staged, destination)
-
-
-def _sizes(delta: Delta, index: OsIndex) -> PublishedDelta:
-    in_full = 0
-    for stream, frames in ((index.root.stream, delta.root), (index.boot.stream, delta.boot)):
-        at = 0
-        for frame in frames:
-            segments = stream.segments[at : at + frame.segments]
-            in_full += 0 if frame.size else sum(segment.stored_size for segment in segments)
-            at += frame.segments
-    return PublishedDelta(
-        index.system,
-        index.board,
-        index.version,
-        delta.from_version,
-        in_full + sum(part.size for part in delta.parts),
-        index.root.stream.stored_size + index.boot.stream.stored_size,
-    )

@@ -80,7 +80,7 @@ def offers(directory: Path) -> list[Offer]:
             downgrade_from=release.downgrade_from,
             built=index.built,
             image_bytes=index.root.stream.size,
-            fetch_bytes=index.root.stream.stored_size + index.boot.stream.stored_size,
+            fetch_bytes=index.stored_size,
         )
         for index, release in read_indexes(directory, targets)
     ]

@@ -13,7 +13,7 @@ from tuf.api.metadata import Metadata, Targets
 from imager.package.opk import SUFFIX
 from imager.publishers import role_of
 from imager.repository import images, metadata, releases
-from imager.repository.chunks import store_chunks
+from imager.repository.chunks import store_chunks, stored_sizes
 from imager.repository.delegations import (
     OS_ROLE,
     delegated_roles,
@@ -244,7 +244,8 @@ def _plan_packages(
 def _store_build(directory: Path, build: Build, reporter: Reporter) -> Published:
     reporter.stage(f"publish {build.name}")
     index = build.index
-    added = store_chunks(directory, build.chunks, build.segments, str(build.directory), reporter)
+    wanted = stored_sizes(build.segments)
+    added = store_chunks(directory, build.chunks, wanted, str(build.directory), reporter)
     return Published(index.system, index.board, index.version, *added)
 
 
@@ -252,7 +253,7 @@ def _store_package(directory: Path, item: Incoming, reporter: Reporter) -> Publi
     reporter.stage(f"publish {item.name}")
     package, release = item.package, item.release
     segments = release.stream.segments
-    added = store_chunks(directory, item.chunks, segments, item.name, reporter)
+    added = store_chunks(directory, item.chunks, stored_sizes(segments), item.name, reporter)
     return PublishedPackage(
         package.name,
         package.version,

@@ -11,7 +11,7 @@ from typing import Literal
 import pytest
 import zstandard
 
-from imager.builddir import Published, chunk_name, encode_index, open_build, write_build
+from imager.builddir import Published, encode_index, open_build, write_build
 from imager.cache import Cache
 from imager.lock import DebianPackage, format_lock, parse_lock
 from imager.pyc import compile_python
@@ -21,7 +21,7 @@ from imager.segments import SEGMENT_SIZE, cut
 from imager.tools import Tools
 from imager.tree import Tree
 from manifests.catalogue import load_product
-from manifests.index import Stream
+from manifests.index import Stream, chunk_name
 from recovery.errors import ManifestError, ToolError
 from recovery.reporter import SilentReporter
 
