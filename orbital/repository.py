@@ -78,8 +78,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=_count,
         default=LAST,
         metavar="N",
-        help="make deltas to the images from the N versions published before (default "
-        "%(default)s; 0: none, which is quicker and lets devices fetch whole images)",
+        help="make deltas to the images, and to packages of 512 KiB and more to fetch, from the "
+        "N versions published before (default %(default)s; 0: none, which is quicker and lets "
+        "devices fetch everything whole)",
     )
     add.add_argument(
         "--delta-from",
@@ -198,11 +199,17 @@ def _publish(args: argparse.Namespace, output: Output) -> int:
         f"{_added(item)}"
         for item in done.packages
     ]
+    lines += [
+        f"  {item.package} ({item.architecture}): from {item.from_version} a device fetches "
+        f"{amount(item.fetch_bytes)} instead of {amount(item.full_bytes)}"
+        for item in done.package_deltas
+    ]
     _warn(done.warnings, output)
     data = {
         "published": [asdict(item) for item in done.images],
         "packages": [asdict(item) for item in done.packages],
         "deltas": [asdict(item) for item in done.deltas],
+        "package_deltas": [asdict(item) for item in done.package_deltas],
         "warnings": list(done.warnings),
     }
     output.result(data, "\n".join(lines))

@@ -7,13 +7,14 @@ to the first publisher, in the order of `ordered`, with a pattern that fits.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from tuf.api.metadata import DelegatedRole, Delegations, Key, Targets
 
 from imager.publishers import role_of
 from imager.repository.roles import Keyring, required_keys
 from manifests.delta import delta_target
+from manifests.package_delta import package_delta_target, package_deltas
 from recovery.errors import TrustError
 
 OS_ROLE = "os"
@@ -35,6 +36,11 @@ def releases_path(package: str) -> str:
     return f"packages/{package}/releases.json"
 
 
+def package_paths(patterns: Iterable[str]) -> list[str]:
+    """What a publisher of packages with such names may sign."""
+    return [make(pattern) for pattern in patterns for make in (releases_path, package_deltas)]
+
+
 def ordered(publishers: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     """The publishers, those with narrow patterns first.
 
@@ -54,7 +60,7 @@ def wanted(
     """The delegations that keys asks for.
 
     current: what the repository delegates now. Then the OS team keeps its keys
-    unless rotate; publishers stay as they are when keys has no list of them,
+    unless rotate; publishers keep their packages when keys has no list of them,
     and keep their keys when it does not know any.
 
     Raises TrustError when the public key of a role is not known.
@@ -65,13 +71,12 @@ def wanted(
     publishers = keys.publishers()
     if publishers is None:
         paths |= {
-            name: list(role.paths or ()) for name, role in now_roles.items() if is_publisher(name)
+            name: package_paths(_patterns(role))
+            for name, role in now_roles.items()
+            if is_publisher(name)
         }
     else:
-        paths |= {
-            role_of(name): [releases_path(pattern) for pattern in publishers[name]]
-            for name in ordered(publishers)
-        }
+        paths |= {role_of(name): package_paths(publishers[name]) for name in ordered(publishers)}
     roles: dict[str, DelegatedRole] = {}
     known: dict[str, Key] = {}
     for name, allowed in paths.items():
@@ -102,6 +107,15 @@ def may_sign_deltas(targets: Targets) -> bool:
     return role is not None and role.is_delegated_path(delta_target("x", "x", "1", "0" * 16))
 
 
+def may_sign_package_deltas(targets: Targets, package: str, publisher: str) -> bool:
+    """Whether who offers the package may sign deltas of it; see `may_sign_deltas`."""
+    path = package_delta_target(package, "0" * 16, "0" * 16)
+    allowed = (
+        name for name, role in delegated_roles(targets).items() if role.is_delegated_path(path)
+    )
+    return next(allowed, None) == role_of(publisher)
+
+
 def publisher_of(targets: Targets, package: str) -> str | None:
     """Who may offer the package; None when nobody may."""
     path = releases_path(package)
@@ -109,6 +123,16 @@ def publisher_of(targets: Targets, package: str) -> str | None:
         if role.is_delegated_path(path):
             return name.removeprefix(_PUBLISHER)
     return None
+
+
+def _patterns(role: DelegatedRole) -> list[str]:
+    """The names of packages that a publisher's role may sign."""
+    before, after = releases_path("*").split("*")
+    return [
+        path.removeprefix(before).removesuffix(after)
+        for path in role.paths or ()
+        if path.endswith(after)
+    ]
 
 
 def require_publisher(targets: Targets, package: str, publisher: str) -> None:

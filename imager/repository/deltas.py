@@ -7,19 +7,19 @@ are kept in the build cache by the two images and the code that made them.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
 from imager.cache import Cache, Input
-from imager.repository.chunks import store_chunks, write_stream
+from imager.repository.chunks import store_chunks
+from imager.repository.encode import code, encode, identity, write_parts
 from imager.repository.images import Build
 from imager.repository.targets import Targets, add_target, read_target
-from manifests.delta import FORMAT, Delta, Frame, Part, delta_target, fetch_bytes
-from manifests.index import OsIndex, Release, Stream, chunk_path
+from manifests.delta import FORMAT, Delta, delta_target, fetch_bytes
+from manifests.index import OsIndex, Release
 from manifests.versions import compare_versions, version_key
 from recovery.errors import RefusedError
 from recovery.reporter import Reporter
@@ -27,7 +27,6 @@ from recovery.reporter import Reporter
 LAST = 3
 """Published versions, counted back from a new one, from which deltas are made."""
 _DOCUMENT = "delta.json"
-_HEAD = 4096
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,11 @@ class DeltaMaker:
     last: int = LAST
     named: tuple[str, ...] = ()
     workers: int | None = None
+
+    def among(self, versions: Iterable[str]) -> DeltaMaker:
+        """The same, of the named versions only those."""
+        known = set(versions)
+        return replace(self, named=tuple(name for name in self.named if name in known))
 
 
 @dataclass(frozen=True)
@@ -56,23 +60,26 @@ class PublishedDelta:
     full_bytes: int
 
 
+def require_named(named: Sequence[str], published: Collection[str]) -> None:
+    """Raises RefusedError when a version named as a base is not among the published ones."""
+    for name in named:
+        if name not in published:
+            raise RefusedError(
+                f"cannot make a delta from {name}: it is not published",
+                details=f"published: {', '.join(sorted(published, key=version_key)) or 'nothing'}",
+                resolution="name a published version with --delta-from",
+            )
+
+
 def bases(releases: Sequence[Release], version: str, last: int, named: Sequence[str]) -> list[str]:
     """The versions from which deltas to a version are made, newest first.
 
     The newest versions below it, those from which a device may go down to it, and the named.
-    Raises RefusedError when a named one is not published.
     """
     known = {release.version: release for release in releases}
-    for name in named:
-        if name not in known or name == version:
-            raise RefusedError(
-                f"cannot make a delta from {name} to {version}: {name} is not published",
-                details=f"published: {', '.join(known)}",
-                resolution="name a published version with --delta-from",
-            )
     older = [name for name in known if compare_versions(name, version) < 0]
     older.sort(key=version_key, reverse=True)
-    wanted = {*older[:last], *named}
+    wanted = {*older[:last], *named} - {version}
     if last and version in known:
         wanted |= {name for name in known[version].downgrade_from if name in known}
     return sorted(wanted, key=version_key, reverse=True)
@@ -89,8 +96,7 @@ def add_deltas(
 ) -> list[PublishedDelta]:
     """Makes the deltas to a build whose chunks are in the repository, and adds them to targets.
 
-    A delta that saves nothing is not offered. Raises RefusedError, TrustError for damaged
-    chunks, ToolError.
+    A delta that saves nothing is not offered. Raises TrustError for damaged chunks, ToolError.
     """
     found = []
     for version in bases(releases, build.index.version, maker.last, maker.named):
@@ -124,67 +130,38 @@ def _make(
 
     def build(result: Path) -> None:
         # What makes deltas is large, and most publications need none anew.
-        from imager.delta.erofs import is_erofs
         from imager.delta.parts import Packer, part_size
-        from imager.delta.stream import make
+        from imager.delta.stream import PIECES
 
         reporter.stage(f"delta {old.version} to {new.version}")
         packer = Packer(part_size(new.stored_size))
-        frames: list[tuple[Frame, ...]] = []
-        for before, after in (
-            (old.root.stream, new.root.stream),
-            (old.boot.stream, new.boot.stream),
-        ):
-            first, second = result / "old", result / "new"
-            write_stream(directory, before, first)
-            write_stream(directory, after, second)
-            made = make(
-                first,
-                before.size,
-                second,
-                after.size,
-                piece=after.segment_size,
-                full_sizes=[segment.stored_size for segment in after.segments],
-                kind="erofs" if is_erofs(_head(first)) and is_erofs(_head(second)) else "plain",
+        root, boot = (
+            encode(
+                directory,
+                before,
+                after,
+                packer,
+                result,
+                pieces=PIECES,
                 workers=maker.workers,
                 reporter=reporter,
             )
-            frames.append(packer.add(made))
-            first.unlink()
-            second.unlink()
-        parts = []
-        for content in packer.parts:
-            part = Part(len(content), hashlib.sha256(content).hexdigest())
-            chunk = result / chunk_path(part.sha256)
-            chunk.parent.mkdir(parents=True, exist_ok=True)
-            chunk.write_bytes(content)
-            parts.append(part)
-        delta = Delta(FORMAT, old.version, old.root.root_hash, frames[0], frames[1], tuple(parts))
+            for before, after in (
+                (old.root.stream, new.root.stream),
+                (old.boot.stream, new.boot.stream),
+            )
+        )
+        parts = write_parts(packer, result)
+        delta = Delta(FORMAT, old.version, old.root.root_hash, root, boot, parts)
         (result / _DOCUMENT).write_bytes(msgspec.json.encode(delta) + b"\n")
 
     inputs: dict[str, Input] = {
         "old": _identity(old),
         "new": _identity(new),
-        "code": list(_code()),
+        "code": [Path(__file__), *code()],
     }
     return cache.stage("delta", inputs, build)
 
 
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(_HEAD)
-
-
 def _identity(index: OsIndex) -> str:
-    def of(stream: Stream) -> str:
-        return f"{stream.sha256} {stream.segment_size}"
-
-    return f"{index.version} {of(index.root.stream)} {of(index.boot.stream)}"
-
-
-def _code() -> Iterator[Path]:
-    """Everything that decides what a delta looks like."""
-    here = Path(__file__).resolve()
-    yield here
-    for folder in (here.parents[1] / "delta", here.parents[2] / "delta"):
-        yield from sorted(folder.rglob("*.py"))
+    return f"{index.version} {identity(index.root.stream)} {identity(index.boot.stream)}"

@@ -22,10 +22,16 @@ from imager.repository.delegations import (
     releases_path,
     require_publisher,
 )
-from imager.repository.deltas import DeltaMaker, PublishedDelta, add_deltas
+from imager.repository.deltas import DeltaMaker, PublishedDelta, add_deltas, require_named
 from imager.repository.images import Build, read_build
 from imager.repository.interfaces import refuse_broken_interfaces
 from imager.repository.metadata import MetadataSet
+from imager.repository.package_deltas import (
+    PackageDeltas,
+    PublishedPackageDelta,
+    add_package_deltas,
+    drop_package_deltas,
+)
 from imager.repository.packages import Incoming, Intake, take_in
 from imager.repository.roles import Keyring, required_signers, utc_now
 from imager.repository.targets import add_target
@@ -70,6 +76,7 @@ class Publication:
     packages: tuple[PublishedPackage, ...] = ()
     warnings: tuple[str, ...] = ()
     deltas: tuple[PublishedDelta, ...] = ()
+    package_deltas: tuple[PublishedPackageDelta, ...] = ()
 
 
 def publish(
@@ -86,7 +93,7 @@ def publish(
 ) -> Publication:
     """Offers images (build directories) and packages (*.opk) to devices, all in one step.
 
-    intake: needed for packages. deltas: how those to the images are made; None: none are.
+    intake: needed for packages. deltas: how those to images and packages are made; None: none are.
     summary, downgrade_from: of the images.
     Signs with the keys of snapshot, timestamp, and of os and the packages'
     publishers where there is something of theirs.
@@ -109,6 +116,8 @@ def publish(
         offered = _plan_packages(directory, current, packages)
         for build in builds:
             images.refuse_changed(current.os.signed.targets, build)
+        if deltas is not None:
+            require_named(deltas.named, _versions(directory, current, builds, packages, offered))
         done = Publication(
             tuple(_store_build(directory, build, reporter) for build in builds),
             tuple(_store_package(directory, item, reporter) for item in packages),
@@ -120,16 +129,25 @@ def publish(
             images.add_release(directory, targets, build, summary, tuple(downgrade_from))
             if with_deltas is not None:
                 offers = images.read_releases(directory, targets, build.base)
+                maker = with_deltas.among(item.version for item in offers)
                 made += add_deltas(
-                    directory, targets, build, releases=offers, maker=with_deltas, reporter=reporter
+                    directory, targets, build, releases=offers, maker=maker, reporter=reporter
                 )
+        between = PackageDeltas()
+        if deltas is not None:
+            between = add_package_deltas(
+                directory, current, packages, offered, maker=deltas, reporter=reporter
+            )
         reporter.stage("sign")
         for item in packages:
             name, publisher = item.package.name, item.package.publisher
             document = releases.encode(name, publisher, offered[name])
             targets = current.delegated[role_of(publisher)].signed.targets
             add_target(directory, targets, releases_path(name), document)
-        warnings = [_NO_DELTAS] if deltas is not None and with_deltas is None else []
+            drop_package_deltas(targets, name, offered[name], between.made)
+        no_deltas = builds and deltas is not None and with_deltas is None
+        warnings = [_NO_DELTAS] if no_deltas else []
+        warnings += between.warnings
         warnings += (
             releases.unsatisfied(
                 {item.package.name for item in packages},
@@ -139,7 +157,7 @@ def publish(
             if packages
             else []
         )
-        return Publication(done.images, done.packages, tuple(warnings), tuple(made))
+        return Publication(done.images, done.packages, tuple(warnings), tuple(made), between.made)
 
     roles = [OS_ROLE] * bool(builds) + [role_of(item.package.publisher) for item in packages]
     return _transaction(directory, keys, roles, change, now)
@@ -170,6 +188,7 @@ def withdraw(
         after = releases.unsatisfied(offered, offered, _inside(directory, current))
         targets = current.delegated[role_of(publisher)].signed.targets
         add_target(directory, targets, releases_path(name), releases.encode(name, publisher, left))
+        drop_package_deltas(targets, name, left)
         return Publication(warnings=tuple(item for item in after if item not in before))
 
     return _transaction(directory, keys, [role_of(publisher)] if publisher else [], change, now)
@@ -239,6 +258,23 @@ def _plan_packages(
             offered[name] = (*before, item.release)
     releases.refuse_cycles(offered)
     return offered
+
+
+def _versions(
+    directory: Path,
+    current: MetadataSet,
+    builds: Sequence[Build],
+    packages: Sequence[Incoming],
+    offered: releases.Offered,
+) -> set[str]:
+    """Versions from which there can be deltas to what is published now."""
+    found: set[str] = set()
+    for build in builds:
+        known = images.read_releases(directory, current.os.signed.targets, build.base)
+        found |= {item.version for item in known} - {build.index.version}
+    for item in packages:
+        found |= {known.version for known in offered[item.package.name]} - {item.release.version}
+    return found
 
 
 def _store_build(directory: Path, build: Build, reporter: Reporter) -> Published:
