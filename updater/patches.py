@@ -3,7 +3,8 @@
 Every way in which this can fail ends in the run being fetched in full: the part
 is not there, damaged, not decodable, the base cannot be read, or the result
 is not what was signed. What failed attempts cost is bounded: one that could take
-their sum over LIMIT of a full download is not begun.
+the whole over LIMIT more than a full download is not begun. What has been saved may
+be risked: then the whole is less all the same.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from updater.runs import Payload, Run
 from updater.source import NotFoundError, Source
 
 LIMIT = 0.02
-"""What failed attempts may cost, as a share of the full download."""
+"""What failed attempts may cost beyond a full download, as a share of it."""
 
 
 class Patches:
@@ -29,7 +30,7 @@ class Patches:
     so that memory is bounded by one run, its references and the parts in use.
 
     fetched: bytes of parts. wasted: those of attempts that failed. made: bytes that came from
-    the base. notes: what failed and why, for people.
+    the base; spared: bytes that need not be fetched for it. notes: what failed and why, for people.
     """
 
     def __init__(self, source: Source, runs: Iterable[Run], full_size: int) -> None:
@@ -43,11 +44,13 @@ class Patches:
         self.fetched = 0
         self.wasted = 0
         self.made = 0
+        self.spared = 0
         self.notes: list[str] = []
 
-    def make(self, run: Run, base: Base, into: memoryview) -> bool:
+    def make(self, run: Run, base: Base, into: memoryview, instead: int) -> bool:
         """Fills into, which has the run's size; False when the run has to be fetched in full.
 
+        instead: bytes to fetch without it, for what of the run is not in place yet.
         Raises FetchError when the source is gone: then it is gone for a full fetch, too.
         """
         payload = run.payload
@@ -66,6 +69,7 @@ class Patches:
                 self._note(f"bytes {run.offset} to {run.offset + run.size}: {problem}")
                 return False
             self.made += run.size
+            self.spared += instead
             return True
 
     def skip(self, run: Run) -> None:
@@ -89,7 +93,8 @@ class Patches:
 
     def _fetch(self, part: Part) -> bytes | None:
         name = chunk_path(part.sha256)
-        if self.wasted + part.size > self._limit:
+        risk = min(self.wasted, self.fetched - self.spared)
+        if risk + part.size > self._limit:
             self._note(f"{name} is not tried: failed attempts may cost {self._limit} bytes at most")
             return None
         try:
@@ -121,10 +126,10 @@ def _fill(run: Run, payload: bytes, base: Base, into: memoryview) -> str:
     except DeltaError as error:
         return f"the delta cannot be decoded: {error}"
     except OSError as error:
-        return f"the running image cannot be read: {error.strerror}"
+        return f"the base image cannot be read: {error.strerror}"
     for piece in run.pieces:
         start = piece.offset - run.offset
         made = into[start : start + piece.segment.size]
         if hashlib.sha256(made).hexdigest() != piece.segment.sha256:
-            return "what the delta makes of the running image is not what was signed"
+            return "what the delta makes of the base image is not what was signed"
     return ""

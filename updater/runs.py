@@ -68,11 +68,15 @@ class Way:
     @property
     def fetch_bytes(self) -> int:
         """Bytes to fetch when nothing is in place and everything works."""
-        runs = (*self.root, *self.boot)
-        with_payload = {run.payload.part for run in runs if run.payload is not None}
-        return sum(part.size for part in with_payload) + sum(
-            run.full_size for run in runs if run.payload is None
-        )
+        return cost((*self.root, *self.boot))
+
+
+def cost(runs: Sequence[Run]) -> int:
+    """Bytes to fetch when nothing is in place and every payload makes what it should."""
+    with_payload = {run.payload.part for run in runs if run.payload is not None}
+    return sum(part.size for part in with_payload) + sum(
+        run.full_size for run in runs if run.payload is None
+    )
 
 
 def in_full(index: OsIndex) -> Way:
@@ -86,8 +90,8 @@ def cheapest(index: OsIndex, delta: Delta | None) -> Way:
     if delta is None:
         return full
     way = Way(
-        _runs(index.root.stream, delta.root, delta.parts),
-        _runs(index.boot.stream, delta.boot, delta.parts),
+        patched(index.root.stream, delta.root, delta.parts),
+        patched(index.boot.stream, delta.boot, delta.parts),
         delta.from_version,
     )
     return way if way.fetch_bytes < full.fetch_bytes else full
@@ -110,22 +114,31 @@ def delta_problem(delta: Delta, index: OsIndex) -> str:
     """The first thing that is wrong with a delta document, or nothing."""
     if delta.format != FORMAT:
         return f"its format is {delta.format}, expected {FORMAT}"
-    for part in delta.parts:
-        if not 0 < part.size <= LARGEST_PART:
-            return f"a part of {part.size} bytes is not from 1 to {LARGEST_PART}"
-        if len(part.sha256) != 64 or not set(part.sha256) <= set("0123456789abcdef"):
-            return "the digest of a part is not 64 lowercase hex digits"
+    problem = parts_problem(delta.parts)
+    if problem:
+        return problem
     for name, stream, frames in (
         ("root", index.root.stream, delta.root),
         ("boot", index.boot.stream, delta.boot),
     ):
-        problem = _frames_problem(stream, frames, delta.parts)
+        problem = frames_problem(stream, frames, delta.parts)
         if problem:
             return f"{name}: {problem}"
     return ""
 
 
-def _frames_problem(stream: Stream, frames: Sequence[Frame], parts: Sequence[Part]) -> str:
+def parts_problem(parts: Sequence[Part]) -> str:
+    """The first thing that is wrong with the parts of a delta, or nothing."""
+    for part in parts:
+        if not 0 < part.size <= LARGEST_PART:
+            return f"a part of {part.size} bytes is not from 1 to {LARGEST_PART}"
+        if len(part.sha256) != 64 or not set(part.sha256) <= set("0123456789abcdef"):
+            return "the digest of a part is not 64 lowercase hex digits"
+    return ""
+
+
+def frames_problem(stream: Stream, frames: Sequence[Frame], parts: Sequence[Part]) -> str:
+    """The first thing that is wrong with the frames of one stream, or nothing."""
     if any(frame.segments < 1 for frame in frames):
         return "a frame has no segments"
     total = sum(frame.segments for frame in frames)
@@ -143,7 +156,7 @@ def _frames_problem(stream: Stream, frames: Sequence[Frame], parts: Sequence[Par
     return ""
 
 
-def _runs(stream: Stream, frames: Sequence[Frame], parts: Sequence[Part]) -> tuple[Run, ...]:
+def patched(stream: Stream, frames: Sequence[Frame], parts: Sequence[Part]) -> tuple[Run, ...]:
     """The frames as runs; one whose payload saves nothing as single segments."""
     runs: list[Run] = []
     for frame, made in made_by(frames, pieces(stream)):

@@ -272,10 +272,11 @@ class _Job:
         if self._patches is None or self._base is None or run.payload is None:
             return False
         # What is left of the run may be cheaper to fetch.
-        if run.payload.size >= sum(piece.segment.stored_size for piece in missing):
+        instead = sum(piece.segment.stored_size for piece in missing)
+        if run.payload.size >= instead:
             self._patches.skip(run)
             return False
-        return self._patches.make(run, self._base, memory[: run.size])
+        return self._patches.make(run, self._base, memory[: run.size], instead)
 
     def _present(self, piece: Piece, memory: memoryview) -> bool:
         if not self._resume:

@@ -256,7 +256,7 @@ def test_a_base_that_cannot_be_read_in_places_costs_those_places(
 
     monkeypatch.setattr(os, "pread", failing)
     done = updated(device, new)
-    assert any("the running image cannot be read: Input/output error" in n for n in done.notes)
+    assert any("the base image cannot be read: Input/output error" in n for n in done.notes)
     assert done.fetched < done.full / 2
 
 
