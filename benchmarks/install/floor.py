@@ -1,6 +1,6 @@
 """Install: fetch from a directory, verify, write, sync, read back; against the plainest write.
 
-`python -m benchmarks.install [--size MB] [--pairs N] [--json]` makes an image out of this
+`python -m benchmarks.install.floor [--size MB] [--pairs N] [--json]` makes an image out of this
 machine's /usr/lib, publishes it, and installs it into a slot that is a file; the floor is
 `zstd -dc IMAGE.zst | dd conv=notrunc,fsync` of the same two files, root image and boot artifact.
 Ours runs in a fresh process, timed twice: the update itself (metadata, root image, boot
@@ -24,7 +24,7 @@ from pathlib import Path
 from benchmarks.figures import Comparison, seconds
 from recovery import process
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LEVEL = 9
 SEGMENT = 4 << 20
 MEMORY_AIM = 100 << 20
@@ -140,7 +140,15 @@ def _prepare(work: Path, size: int) -> Path:
     """Publishes an image of size bytes of data; returns its root image. In a process of its own,
     so that its memory does not count."""
     process.run(
-        [sys.executable, "-m", "benchmarks.install", "--prepare", work, "--size", str(size >> 20)],
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.install.floor",
+            "--prepare",
+            work,
+            "--size",
+            str(size >> 20),
+        ],
         cwd=ROOT,
     )
     return work / "root.img"

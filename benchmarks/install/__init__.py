@@ -1,0 +1,1 @@
+"""Installing an update: beside RAUC on one emulated device, and beside the plainest write."""

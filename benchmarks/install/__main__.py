@@ -1,0 +1,271 @@
+"""`python -m benchmarks.install`: a whole update, beside `rauc install` from Debian.
+
+One emulated device (QEMU, TCG, one processor, Debian's kernel), one disk, one link: a web server
+behind a throttled interface. In turns it installs the same new image, root and boot artifact,
+over the same old one:
+
+  Orbital            `orbital system update`, with the published delta
+  Orbital, no delta  the same from another base, as if none had been published
+  RAUC full          rauc install URL: streaming of a verity bundle (nbd in the guest)
+  RAUC adaptive      the same with adaptive=block-hash-index and the stored index of both slots
+
+Time is from the start of the command to flushed data. RAUC's service runs already, as on a
+device; our interpreter's start is counted. Nothing is computed: every figure is counted in the
+guest or on its interface. Each result is compared with the new image, byte by byte. The link
+has no delay of its own, which favours who asks more often.
+
+The emulated processor is slow, so figures are for comparison, not for a device. Needs root (a
+network namespace), nginx, mmdebstrap and QEMU; packages come from the machine's Debian mirror
+and stay in the cache. Exit code 1 when an aim is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from benchmarks.delta.images import Workshop
+from benchmarks.install import guest, machine, offer
+from benchmarks.install.figures import (
+    OURS,
+    OURS_FULL,
+    RAUC_ADAPTIVE,
+    RAUC_FULL,
+    Run,
+    summaries,
+    verdicts,
+)
+from benchmarks.install.link import GUEST, Link
+from imager.cache import Cache, default_directory
+from imager.kernel import prepare_kernel
+from imager.tools import prepare_tools
+from manifests.catalogue import find, load_board
+from recovery.errors import ToolError
+from recovery.reporter import Reporter, SilentReporter
+
+METHODS = (OURS, OURS_FULL, RAUC_FULL, RAUC_ADAPTIVE)
+_PATIENCE = 3600.0
+_KEPT = "/state/kept"
+
+
+class Bench:
+    """The device with both updaters, and what surrounds it."""
+
+    def __init__(
+        self,
+        device: machine.Guest,
+        server: machine.WebServer,
+        link: Link,
+        offered: offer.Offer,
+        disks: Sequence[Path],
+        *,
+        empty: bool,
+    ) -> None:
+        self._guest = device
+        self._server = server
+        self._link = link
+        self._offer = offered
+        self._disks = disks
+        self._empty = empty
+
+    def prepare(self) -> str:
+        """Brings the guest to where a device is that RAUC has updated before: an index of each
+        slot is stored. Returns what runs there."""
+        found = self._guest.ask("setup", address=f"{GUEST}/24", state="/dev/vdf")
+        for running in ("b", "a"):
+            # Installs the old image into the other slot, which holds it already.
+            self._rauc_service(running)
+            self._guest.run("rauc", "install", f"{self._server.url}/{offer.ADAPTIVE_OLD}")
+        self._guest.ask("keep", source="/state/rauc", target=_KEPT)
+        return f"{found['rauc']}, Linux {found['kernel']}"
+
+    def run(self, method: str, speed: float, number: int) -> Run:
+        """One installation. Raises ToolError when it fails or makes something else."""
+        self._reset(method)
+        self._link.throttle(speed)
+        before, requests = self._link.counters(), self._server.requests()
+        found = self._guest.ask("measure", _PATIENCE, command=self._command(method))
+        moved = self._link.counters() - before
+        self._link.throttle(0)
+        if found["code"]:
+            raise ToolError(f"cannot install with {method}", details=found["output"][-3000:])
+        self._check(method)
+        return Run(
+            method=method,
+            speed=speed,
+            round=number,
+            seconds=found["seconds"],
+            cpu=found["cpu"],
+            memory=found["memory"],
+            down=moved.down,
+            up=moved.up,
+            written=sum(found["written"].values()),
+            requests=self._server.requests() - requests,
+        )
+
+    def _reset(self, method: str) -> None:
+        """The old image runs; what the other slot holds is the same in every run."""
+        for source, target in (("/dev/vda", "/dev/vdb"), ("/dev/vdc", "/dev/vdd")):
+            if self._empty:
+                self._guest.ask("zero", target=target)
+            else:
+                self._guest.ask("copy", source=source, target=target)
+        self._guest.run("rm", "-rf", "/state/orbital")
+        if method in (OURS, OURS_FULL):
+            self._guest.run("python3", "-I", guest.DEVICE, "factory", _facts(method))
+            return
+        self._guest.ask("keep", source=_KEPT, target="/state/rauc")
+        self._rauc_service("a")
+
+    def _rauc_service(self, running: str) -> None:
+        self._guest.ask(
+            "service",
+            name="rauc",
+            command=["rauc", "service", f"--override-boot-slot={running}"],
+            ready=["rauc", "status"],
+        )
+
+    def _command(self, method: str) -> list[str]:
+        url = self._server.url
+        if method in (OURS, OURS_FULL):
+            facts = _facts(method)
+            return ["python3", "-I", guest.DEVICE, "update", facts, f"{url}/repository"]
+        bundle = offer.FULL if method == RAUC_FULL else offer.ADAPTIVE
+        return ["rauc", "install", f"{url}/{bundle}"]
+
+    def _check(self, method: str) -> None:
+        """The guest has flushed, so its disks are what is in the files."""
+        for disk, wanted in ((1, self._offer.new.root), (3, self._offer.new.boot)):
+            content = wanted.read_bytes()
+            with self._disks[disk].open("rb") as file:
+                if file.read(len(content)) != content:
+                    raise ToolError(f"cannot trust {method}: {wanted.name} is not the new one")
+
+
+class _Lines(SilentReporter):
+    """Says what goes on, on stderr."""
+
+    def stage(self, name: str) -> None:
+        """Prints it."""
+        print(f"{name} ...", file=sys.stderr, flush=True)
+
+
+def _facts(method: str) -> str:
+    return guest.FACTS if method == OURS else guest.OTHER_FACTS
+
+
+def measure(options: argparse.Namespace, work: Path, reporter: Reporter) -> Iterator[str | Run]:
+    """What runs, for people; then the runs."""
+    cache = Cache(options.cache)
+    tools = prepare_tools(cache)
+    pair = Workshop(cache, tools, small=options.small).pair(options.pair)
+    kernel = prepare_kernel(load_board(find("board", "qemu-x86_64")), cache, tools)
+    system = guest.debian(cache)
+    offered = offer.make(
+        pair,
+        kernel.image,
+        work,
+        cache=cache,
+        tools=tools,
+        rauc=system / "tree",
+        reporter=reporter,
+    )
+    initramfs = guest.write_initramfs(system, kernel, offered, work)
+    disks = guest.make_disks(offered, work, tools)
+    # From here on nothing is fetched: the namespace has no way out.
+    link = Link()
+    server = machine.WebServer(offered.www, work)
+    try:
+        with machine.Guest(
+            kernel.image, initramfs, disks, work, int(options.write_rate * 1e6)
+        ) as device:
+            reporter.stage("boot and prepare the device")
+            bench = Bench(device, server, link, offered, disks, empty=options.target == "empty")
+            yield (
+                f"{pair.name}: {pair.what}; {pair.new.size / 1e6:.1f} MB; {bench.prepare()}; "
+                f"slot b holds {'the old image' if options.target == 'old' else 'zeros'}; disks "
+                f"write {options.write_rate:g} MB/s"
+            )
+            methods = [name for name in METHODS if name in options.methods]
+            for name in methods:
+                # Compiles our programs, fills what is filled once; not counted.
+                bench.run(name, 0, 0)
+            for number in range(options.rounds):
+                for speed in options.speeds:
+                    turn = number % len(methods)
+                    for name in (*methods[turn:], *methods[:turn]):
+                        yield bench.run(name, speed, number)
+    finally:
+        server.close()
+
+
+def main() -> int:
+    """Prints the table, or JSON."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.install",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--pair", default="a", help="of images (benchmarks.delta), default a")
+    parser.add_argument("--small", action="store_true", help="a root of 80 MB, without a kernel")
+    parser.add_argument(
+        "--speeds",
+        type=lambda text: [float(word) for word in text.split(",")],
+        default=[2.0, 20.0, 200.0],
+        help="of the link in Mbit/s (default 2,20,200)",
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each (default 3)")
+    parser.add_argument(
+        "--methods",
+        type=lambda text: text.split(";"),
+        default=METHODS,
+        help=f"separated by semicolons (default: {';'.join(METHODS)})",
+    )
+    parser.add_argument("--target", choices=("old", "empty"), default="old", help="slot b before")
+    parser.add_argument(
+        "--write-rate", type=float, default=40, help="MB/s of the disks, 0 without limit (40)"
+    )
+    parser.add_argument("--cache", type=Path, default=default_directory())
+    parser.add_argument("--work", type=Path, help="folder for files and logs; kept")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    machine.lower_priority()
+    out = sys.stderr if options.json else sys.stdout
+    runs: list[Run] = []
+    what = ""
+    with tempfile.TemporaryDirectory(prefix="orbital-bench-") as folder:
+        work = options.work or Path(folder)
+        work.mkdir(parents=True, exist_ok=True)
+        for item in measure(options, work, _Lines()):
+            if isinstance(item, str):
+                what = item
+                print(what, file=out, flush=True)
+                continue
+            runs.append(item)
+            print(
+                f"  {item.speed:g} Mbit/s {item.method}: {item.seconds:.1f} s, "
+                f"{item.down / 1e6:.2f} MB",
+                file=sys.stderr,
+                flush=True,
+            )
+    table, judged = list(summaries(runs)), list(verdicts(runs, options.pair))
+    for line in (*(row.row() for row in table), *(item.row() for item in judged)):
+        print(line, file=out)
+    if options.json:
+        document = {
+            "what": what,
+            "small": options.small,
+            "runs": [run.document() for run in runs],
+            "medians": [row.document() for row in table],
+            "aims": [{"text": item.row(), "met": item.met} for item in judged],
+        }
+        print(json.dumps(document, indent=1))
+    return 0 if all(item.met for item in judged) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What benchmarks conclude from what they measured."""
