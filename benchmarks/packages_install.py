@@ -27,6 +27,7 @@ from manifests.package_index import PackageRelease
 from recovery.packages.digest import file_digest
 from recovery.reporter import SilentReporter
 from updater.packages.fetch import fetch
+from updater.packages.parcels import in_full
 from updater.source import DirectorySource
 
 AIM = 2.0
@@ -115,7 +116,8 @@ def measure(size: int, pairs: int) -> Comparison:
             # The directory stays, as on a device that has had a package.
             (work / "store" / release.digest).unlink(missing_ok=True)
             source = DirectorySource(work / "repository")
-            fetch(release, source, work / "store", SilentReporter(), verity=HashingVerity())
+            parcel = in_full("bench", release)
+            fetch(parcel, source, work / "store", SilentReporter(), verity=HashingVerity())
 
         return compare(
             f"a package of {size >> 20} MiB into the store",

@@ -72,7 +72,7 @@ def useful(
     """
     allowance = int(stream.stored_size * RISK)
     kept: list[int] = []
-    for number in sorted(range(len(parts)), key=lambda number: (parts[number].size, number)):
+    for number in sorted(range(len(parts)), key=lambda at: (parts[at].size, parts[at].sha256)):
         allowance -= parts[number].size
         if allowance < 0:
             break

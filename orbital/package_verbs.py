@@ -6,16 +6,18 @@ import argparse
 import json
 import sys
 
+from orbital.fetched import delta_notes, fetched_document, fetched_lines, fetching
 from orbital.output import Output, amount
 from orbital.system import requested_by
 from recovery.errors import OrbitalError, RefusedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from updater.packages.device import PackageDevice
     from updater.packages.difference import Difference
+    from updater.packages.lifecycle import Confirm, Download
     from updater.packages.transaction import Outcome
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -127,14 +129,12 @@ def _add_yes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--yes", action="store_true", help="do not ask before changing anything")
 
 
-def confirmation(
-    args: argparse.Namespace, output: Output
-) -> Callable[[Sequence[Difference], int], None]:
+def confirmation(args: argparse.Namespace, output: Output) -> Confirm:
     """Shows what is about to change, and asks where a person sits at a terminal."""
 
-    def confirm(found: Sequence[Difference], fetch_bytes: int) -> None:
+    def confirm(found: Sequence[Difference], download: Download) -> None:
         lines = [f"  {item}" for item in found]
-        size = f" ({amount(fetch_bytes)} to fetch)" if fetch_bytes else ""
+        size = f" ({fetching(download.size, download.full)} to fetch)" if download.full else ""
         output.reporter.message("\n".join([f"changes{size}:", *lines]))
         if args.yes or output.json or not sys.stdin.isatty():
             return
@@ -166,6 +166,8 @@ def _versioned(args: argparse.Namespace) -> list[str]:
 
 def _report(done: Outcome, output: Output, nothing: str) -> int:
     number = done.generation.number if done.generation else None
+    for note in delta_notes(done.arrivals):
+        output.reporter.message(note)
     data: dict[str, object] = {
         "generation": number,
         "seconds": done.seconds,
@@ -178,6 +180,7 @@ def _report(done: Outcome, output: Output, nothing: str) -> int:
             }
             for item in done.differences
         ],
+        "fetched": fetched_document(done.arrivals),
         "waiting": {},
         "refused": {},
     }
@@ -200,6 +203,7 @@ def _report(done: Outcome, output: Output, nothing: str) -> int:
                 f"{capability}"
             )
     data["waiting"], data["refused"] = waiting, refused
+    lines += fetched_lines(done.arrivals)
     lines.append(f"committed as generation {number}, switched in {done.seconds:.1f} s")
     output.result(data, "\n".join(lines))
     return 0

@@ -9,6 +9,7 @@ import pwd
 import time
 from datetime import datetime
 
+from orbital.fetched import delta_notes, fetched_document, fetched_lines, fetching
 from orbital.output import Output, amount
 from recovery import process
 from recovery.errors import RefusedError
@@ -124,7 +125,7 @@ def _update(args: argparse.Namespace, output: Output) -> int:
         if offer.release is None or offer.plan is None:
             output.result({"running": version, "offer": None}, f"up to date: {version}")
             return 0
-        plan = offer.plan
+        plan, parcels = offer.plan, offer.parcels
         output.result(
             {
                 "running": version,
@@ -134,10 +135,25 @@ def _update(args: argparse.Namespace, output: Output) -> int:
                 "full_bytes": plan.full_bytes,
                 "delta_from": plan.way.from_version or None,
                 "slot": plan.slot,
+                "packages": [
+                    {
+                        "package": parcel.name,
+                        "version": parcel.release.version,
+                        "fetch_bytes": parcel.fetch_bytes,
+                        "full_bytes": parcel.full_bytes,
+                        "delta_from": parcel.from_version or None,
+                    }
+                    for parcel in (parcels.missing if parcels else ())
+                ],
                 "actions": [dataclasses.asdict(action) for action in plan.actions],
             },
             f"{plan.version} can be installed over {version}: at most "
-            f"{_fetching(plan.fetch_bytes, plan.full_bytes)} to fetch"
+            f"{fetching(plan.fetch_bytes, plan.full_bytes)} to fetch"
+            + (
+                f", for packages {fetching(parcels.fetch_bytes, parcels.full_bytes)}"
+                if parcels and parcels.missing
+                else ""
+            )
             + (f"\n{offer.release.summary}" if offer.release.summary else ""),
         )
         return 0
@@ -154,23 +170,24 @@ def _update(args: argparse.Namespace, output: Output) -> int:
     if done is None:
         output.result({"running": version, "installed": None}, f"up to date: {version}")
         return 0
-    for note in done.notes:
+    for note in (*done.notes, *delta_notes(outcome.packages)):
         output.reporter.message(f"delta: {note}")
     reboot = args.reboot and (not args.unattended or policy.reboot)
     output.result(
-        {"running": version, "installed": dataclasses.asdict(done), "rebooting": reboot},
-        f"installed {done.version} into slot {done.slot} as generation {done.generation}: "
-        f"{_fetching(done.fetched, done.full)} fetched, {amount(done.kept)} kept, "
+        {
+            "running": version,
+            "installed": dataclasses.asdict(done),
+            "packages": fetched_document(outcome.packages),
+            "rebooting": reboot,
+        },
+        "".join(f"{line}\n" for line in fetched_lines(outcome.packages))
+        + f"installed {done.version} into slot {done.slot} as generation {done.generation}: "
+        f"{fetching(done.fetched, done.full)} fetched, {amount(done.kept)} kept, "
         f"{amount(done.written)} written" + ("" if reboot else f"\n{_REBOOT}"),
     )
     if reboot:
         _reboot(output)
     return 0
-
-
-def _fetching(size: int, full: int) -> str:
-    """What is fetched, and what that saves."""
-    return f"{amount(size)} instead of {amount(full)}" if size < full else amount(size)
 
 
 def _status(_args: argparse.Namespace, output: Output) -> int:

@@ -26,6 +26,8 @@ from updater.trust import TrustedRepository
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from updater.packages.changes import Change
+    from updater.packages.fetch import Arrival
+    from updater.packages.parcels import Parcels
 
 _LOCK = "orbital system update"
 
@@ -45,22 +47,26 @@ class Request:
 class Offer:
     """What an update would do. release is None when the device is up to date.
 
-    packages: the package set that goes with the image, None when there are no packages.
+    packages: the package set that goes with the image, None when there are no packages;
+    parcels: what of it is fetched, and how.
     notes: what was not as it should be and does not stop the update, for people.
     """
 
     release: Release | None
     plan: Plan | None
     packages: Change | None = None
+    parcels: Parcels | None = None
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an update did. installed is None when the device was up to date."""
+    """What an update did. installed is None when the device was up to date. packages: images
+    of packages that it brought along."""
 
     installed: install.Installed | None
     summary: str
+    packages: tuple[Arrival, ...] = ()
 
 
 def check(device: Device, request: Request, now: Callable[[], float] = time.time) -> Offer:
@@ -99,9 +105,8 @@ def update(
                 wanted = offer.plan
                 source.begin(wanted.index_sha256, wanted.fetch_bytes, wanted.version)
             try:
-                if offer.packages is not None:
-                    # Before the slot is touched: nobody names these images yet.
-                    _fetch_packages(offer.packages, device, source, reporter)
+                # Before the slot is touched: nobody names these images yet.
+                arrived = _fetch_packages(offer.parcels, device, source, reporter)
                 done = install.install(
                     offer.plan,
                     device,
@@ -117,7 +122,7 @@ def update(
                     resolution="the running system is not affected; check the disk, then run the "
                     "update again",
                 ) from error
-            return Outcome(done, summary)
+            return Outcome(done, summary, arrived)
 
 
 @contextmanager
@@ -160,7 +165,7 @@ def _offer(device: Device, request: Request, source: Source, now: float) -> tupl
             )
         index = decode_index(data)
         delta, notes = _delta(device, repository, index)
-        packages = _packages(device, repository, index, record, int(now))
+        packages, parcels = _packages(device, repository, index, record, int(now))
     chosen = plan(
         index,
         index_sha256=hashlib.sha256(data).hexdigest(),
@@ -170,7 +175,8 @@ def _offer(device: Device, request: Request, source: Source, now: float) -> tupl
         journal=journal.load(device.store.root),
         delta=delta,
     )
-    return Offer(release, chosen, packages, notes), release.summary
+    notes += parcels.notes if parcels is not None else ()
+    return Offer(release, chosen, packages, parcels, notes), release.summary
 
 
 def _delta(
@@ -191,29 +197,36 @@ def _delta(
 
 def _packages(
     device: Device, repository: TrustedRepository, index: OsIndex, record: StateRecord, now: int
-) -> Change | None:
-    """The package set for the image, or None when no packages are installed.
+) -> tuple[Change | None, Parcels | None]:
+    """The package set for the image and what is fetched for it, or None when no packages are
+    installed.
 
     Raises RefusedError when an installed package has no version that fits.
     """
     committed = device.store.generations.load(record.committed)
     if committed is None or not committed.packages:
-        return None
+        return None, None
     # Most devices that update have no packages: the resolver costs a second to import there.
     from updater.packages.changes import Moment
     from updater.packages.for_image import bring_along
     from updater.packages.known import look
     from updater.packages.market import offers_of
+    from updater.packages.parcels import pack
 
     packages = device.packages
     moment = Moment(trial.next_number(record, device.store), now)
     known = look(packages, committed, record, moment)
-    return bring_along(known, offers_of(repository, packages), index)
+    offers = offers_of(repository, packages)
+    change = bring_along(known, offers, index)
+    return change, pack(change.fetch, offers, known, device.store.root / "store")
 
 
-def _fetch_packages(change: Change, device: Device, source: Source, reporter: Reporter) -> None:
+def _fetch_packages(
+    parcels: Parcels | None, device: Device, source: Source, reporter: Reporter
+) -> tuple[Arrival, ...]:
+    if parcels is None:
+        return ()
     from updater.packages.fetch import fetch_all
 
     reporter.stage("fetch packages")
-    releases = [item.release for item in change.fetch]
-    fetch_all(releases, source, device.store.root / "store", reporter)
+    return fetch_all(parcels.all, source, device.store.root / "store", reporter)

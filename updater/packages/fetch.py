@@ -10,7 +10,8 @@ bad on its way to the disk is found whenever it is read.
 
 The order, and what a power cut after each arrow leaves:
 
-    segments into .DIGEST.part             pieces, or nothing; the next run keeps right ones
+    segments into .DIGEST.part, made from  pieces, or nothing; the next run keeps right ones
+    an older image or fetched
     → fs-verity enabled                    pieces, or a whole image that nobody reads yet
     → renamed to DIGEST, **flushed**       it is in the store, in place of one that went bad
 
@@ -26,35 +27,27 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import ctypes
 import errno
-import hashlib
 import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from manifests.index import Stream
 from manifests.package_index import PackageRelease
 from recovery import durable
 from recovery.errors import OrbitalError, SpaceError, StateError, TrustError
 from recovery.packages import fsverity
 from recovery.reporter import Reporter
-from updater.runs import Piece, pieces
+from updater.packages.filling import Filling
+from updater.packages.parcels import Parcel
 from updater.source import Source
-from updater.transfer import WORKERS, segment_blocks
 
 _PART = ".part"
 _READ = 1 << 20
-_BLOCK = 1 << 18
 # The hash tree takes 1/127 of the data; the file system something, too.
 _OVERHEAD = 64
 _SPARE = 1 << 20
-
-_libc = ctypes.CDLL(None)
-_libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-_SYNC_FILE_RANGE_WRITE = 2
 
 
 class Verity(Protocol):
@@ -70,58 +63,93 @@ class Verity(Protocol):
         """The digest that is enforced for the file, hex. Raises TrustError, OSError."""
 
 
+@dataclass(frozen=True)
+class Arrival:
+    """An image that is in the store now. path: where.
+
+    fetched: bytes that came from the source; full: what that would be without a delta and
+    with nothing there. from_version: from what a delta made something, empty if none did.
+    wasted: part of fetched that was of no use. notes: why parts of the delta were not, for
+    people.
+    """
+
+    name: str
+    version: str
+    path: Path
+    fetched: int
+    full: int
+    from_version: str = ""
+    wasted: int = 0
+    notes: tuple[str, ...] = ()
+
+
 def fetch_all(
-    releases: Iterable[PackageRelease],
+    parcels: Iterable[Parcel],
     source: Source,
     store: Path,
     reporter: Reporter,
     *,
     verity: Verity = fsverity,
-) -> tuple[Path, ...]:
+) -> tuple[Arrival, ...]:
     """Fetches several images, and removes what cut runs left of others. Raises as `fetch`."""
-    wanted = {release.digest: release for release in releases}
+    wanted = {parcel.release.digest: parcel for parcel in parcels}
     durable.make_directory(store)
     clean(store, keep=wanted)
     return tuple(
-        fetch(release, source, store, reporter, verity=verity) for release in wanted.values()
+        fetch(parcel, source, store, reporter, verity=verity) for parcel in wanted.values()
     )
 
 
 def fetch(
-    release: PackageRelease,
+    parcel: Parcel,
     source: Source,
     store: Path,
     reporter: Reporter,
     *,
     verity: Verity = fsverity,
-) -> Path:
-    """The image of the release in the store; fetched unless it is there and whole.
+) -> Arrival:
+    """Brings the image into the store, unless it is there and whole.
 
-    release: as `updater.packages.offers` gives it, so checked. The caller has
+    parcel: as `updater.packages.parcels` packs it, so checked. The caller has
     told the reporter the stage; progress counts bytes of the image.
 
     Raises TrustError when chunks or the image are not what was signed,
     FetchError when they cannot be read (what was fetched is kept for the next
     run), SpaceError or StateError for the disk.
     """
+    release = parcel.release
     final = store / release.digest
     part = store / f".{release.digest}{_PART}"
+    filling = Filling(parcel, source, store)
     try:
         durable.make_directory(store)
         if _is_whole(final, release.digest, verity):
             # The run that brought it may have been killed before it flushed.
             durable.sync_file(final)
             durable.sync_directory(store)
-            return final
+            return _arrival(parcel, final, filling)
         # In a run that was killed it may have come under fs-verity already.
         if not _is_whole(part, release.digest, verity):
             _require_room(store, release.stream.size)
-            _fill(part, release.stream, source, reporter)
+            filling.fill(part, reporter.progress)
             _seal(part, release, verity)
         durable.publish_file(part, final)
     except OSError as error:
         raise _disk_failure(store, error) from error
-    return final
+    return _arrival(parcel, final, filling)
+
+
+def _arrival(parcel: Parcel, path: Path, filling: Filling) -> Arrival:
+    return Arrival(
+        name=parcel.name,
+        version=parcel.release.version,
+        path=path,
+        fetched=filling.fetched,
+        full=parcel.full_bytes,
+        from_version=parcel.from_version if filling.made else "",
+        wasted=filling.wasted,
+        notes=filling.notes,
+    )
 
 
 def clean(store: Path, keep: Iterable[str] = ()) -> None:
@@ -144,90 +172,6 @@ def _is_whole(path: Path, digest: str, verity: Verity) -> bool:
     except (OSError, TrustError):
         return False
     return True
-
-
-def _fill(part: Path, stream: Stream, source: Source, reporter: Reporter) -> None:
-    """Makes part hold the stream; pieces that it holds already are kept."""
-    fd = _open(part)
-    try:
-        resume = os.fstat(fd).st_size > 0
-        os.ftruncate(fd, stream.size)
-        os.fchmod(fd, 0o644)
-        todo = pieces(stream)
-        workers = min(WORKERS, len(todo))
-
-        def place(piece: Piece) -> int:
-            if not (resume and _holds(fd, piece)):
-                _place(fd, piece, source)
-            return piece.segment.size
-
-        _run(place, todo, workers, source, lambda done: reporter.progress(done, stream.size))
-    finally:
-        os.close(fd)
-
-
-def _open(part: Path) -> int:
-    """Opens part for writing; one that cannot be written any more is replaced."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    try:
-        return os.open(part, flags, 0o600)
-    except OSError as error:
-        # Under fs-verity and yet not the image (EPERM), or not a file of ours (ELOOP, EISDIR).
-        if error.errno not in (errno.EPERM, errno.ELOOP):
-            raise
-    durable.remove_file(part)
-    return os.open(part, flags | os.O_EXCL, 0o600)
-
-
-def _run(
-    place: Callable[[Piece], int],
-    todo: tuple[Piece, ...],
-    workers: int,
-    source: Source,
-    progress: Callable[[int], None],
-) -> None:
-    """Places all pieces with several threads. Raises what the first that failed raised."""
-    done = 0
-    with ThreadPoolExecutor(workers, thread_name_prefix="fetch") as pool:
-        try:
-            waiting = {pool.submit(place, piece) for piece in todo}
-            while waiting:
-                finished, waiting = wait(waiting, return_when=FIRST_EXCEPTION, timeout=0.2)
-                for future in finished:
-                    done += future.result()
-                progress(done)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            # Ends the pauses between attempts of a source that is gone.
-            source.close()
-            raise
-
-
-def _holds(fd: int, piece: Piece) -> bool:
-    found, offset = hashlib.sha256(), piece.offset
-    memory = memoryview(bytearray(_BLOCK))
-    end = offset + piece.segment.size
-    while offset < end and (size := os.preadv(fd, [memory[: end - offset]], offset)):
-        found.update(memory[:size])
-        offset += size
-    return offset == end and found.hexdigest() == piece.segment.sha256
-
-
-def _place(fd: int, piece: Piece, source: Source) -> None:
-    """Writes the segment as it is decompressed, through memory that the processor's cache holds."""
-    offset = piece.offset
-    for block in segment_blocks(source, piece.segment, memoryview(bytearray(_BLOCK))):
-        _write(fd, offset, block)
-        offset += len(block)
-    # The disk starts to write while we fetch and hash on; this promises nothing and may
-    # fail (sync_file_range(2)): what makes the image durable is the flush at its end.
-    _libc.sync_file_range(fd, piece.offset, piece.segment.size, _SYNC_FILE_RANGE_WRITE)
-
-
-def _write(fd: int, offset: int, data: memoryview) -> None:
-    while data:
-        done = os.pwrite(fd, data, offset)
-        data, offset = data[done:], offset + done
 
 
 def _seal(part: Path, release: PackageRelease, verity: Verity) -> None:

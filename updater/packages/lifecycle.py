@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
@@ -25,21 +26,33 @@ from updater.packages.transaction import Asked, Outcome, Wanted, change, reconci
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from updater.packages.failed import Back
+    from updater.packages.fetch import Arrival
     from updater.packages.resolve.model import Resolution
 
 
-def _agreed(_found: Sequence[Difference], _fetch_bytes: int) -> None:
+@dataclass(frozen=True)
+class Download:
+    """What a change would fetch, in bytes. full: what it would be without deltas."""
+
+    size: int = 0
+    full: int = 0
+
+
+Confirm = Callable[[Sequence[Difference], Download], None]
+
+
+def _agreed(_found: Sequence[Difference], _download: Download) -> None:
     """Asks nobody."""
 
 
 @dataclass(frozen=True)
 class Terms:
     """who asks. source: repository, None for the configured one. confirm: shown what would
-    change and how many bytes would be fetched; raises RefusedError to stop it."""
+    change and what would be fetched; raises RefusedError to stop it."""
 
     who: str
     source: str | None = None
-    confirm: Callable[[Sequence[Difference], int], None] = _agreed
+    confirm: Confirm = _agreed
     now: Callable[[], float] = time.time
 
 
@@ -196,7 +209,7 @@ def _local(device: PackageDevice, order: _Order, decide: Callable[[Known], Chang
     def plan(old: Generation, record: StateRecord, number: int) -> Wanted:
         made = decide(look(device, old, record, Moment(number, int(terms.now()))))
         found = differences(old.packages, made.packages)
-        _tell(order, made, found, 0)
+        _tell(order, made, found, Download())
         left = _left(found, terms.who) if order.verb == "rollback" else {}
         return Wanted(made.packages, quarantine=left)
 
@@ -209,26 +222,32 @@ def _shopped(
 ) -> Outcome:
     """A change that takes what a repository offers."""
     store = device.store.root / "store"
+    arrived: list[Arrival] = []
     terms, reporter = order.terms, order.reporter
 
     def plan(old: Generation, record: StateRecord, number: int) -> Wanted:
         # Imported late: python-tuf and cryptography are slow to start, and most verbs need neither.
         from updater.packages.market import market
+        from updater.packages.parcels import pack
 
         known = look(device, old, record, Moment(number, int(terms.now())))
         reporter.stage("check for packages")
         shop = opened.enter_context(market(device, terms.source, terms.now()))
         reporter.stage("resolve")
         made = decide(known, shop.offers)
-        releases = [item.release for item in made.fetch]
-        size = sum(item.stream.size for item in releases if not (store / item.digest).exists())
-        _tell(order, made, differences(old.packages, made.packages), size)
+        parcels = pack(made.fetch, shop.offers, known, store)
+        for note in parcels.notes:
+            reporter.message(note)
+        download = Download(parcels.fetch_bytes, parcels.full_bytes)
+        _tell(order, made, differences(old.packages, made.packages), download)
 
         def fetch() -> None:
             from updater.packages.fetch import fetch_all
 
             reporter.stage("download")
-            fetch_all(releases, shop.source, store, reporter, verity=device.verity)
+            arrived.extend(
+                fetch_all(parcels.all, shop.source, store, reporter, verity=device.verity)
+            )
 
         return Wanted(made.packages, fetch)
 
@@ -236,14 +255,15 @@ def _shopped(
         audited(device, f"package.{order.verb}", order.subject, terms.who),
         ExitStack() as opened,
     ):
-        return change(device, plan, order.asked, reporter, now=terms.now)
+        done = change(device, plan, order.asked, reporter, now=terms.now)
+        return dataclasses.replace(done, arrivals=tuple(arrived))
 
 
-def _tell(order: _Order, made: Change, found: Sequence[Difference], fetch_bytes: int) -> None:
+def _tell(order: _Order, made: Change, found: Sequence[Difference], download: Download) -> None:
     for note in made.notes:
         order.reporter.message(note)
     if found:
-        order.terms.confirm(found, fetch_bytes)
+        order.terms.confirm(found, download)
 
 
 def _left(found: Sequence[Difference], who: str) -> dict[tuple[str, str], str]:
@@ -318,7 +338,7 @@ def rollback_set(device: PackageDevice, terms: Terms, reporter: Reporter) -> Out
                 resolution="'orbital system rollback' goes back with the OS and its packages",
             )
         found = differences(old.packages, before.packages)
-        terms.confirm(found, 0)
+        terms.confirm(found, Download())
         return Wanted(before.packages, quarantine=_left(found, terms.who))
 
     asked = Asked("roll back to the set before", terms.who)

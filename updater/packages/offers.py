@@ -17,6 +17,7 @@ import msgspec
 
 from manifests.constraints import is_constraint
 from manifests.fields import CapabilityName, InterfaceName, InterfaceVersion, Name
+from manifests.package_delta import package_delta_target
 from manifests.package_index import FORMAT, PackageRelease, PackageReleases
 from manifests.versions import is_version, version_key
 from recovery.errors import TrustError
@@ -58,10 +59,22 @@ class Offers:
             self._releases[name] = self._read(name)
         return self._releases[name]
 
+    def delta(self, name: str, release: PackageRelease, base: str) -> bytes | None:
+        """The document of the delta to a release from the image with the digest base.
+
+        None when the package's publisher offers none. Raises TrustError when it is not
+        what was signed, FetchError when it cannot be read.
+        """
+        path = package_delta_target(name, release.digest, base)
+        role = self._repository.role_of(_path(name))
+        if role is None or self._repository.role_of(path) != role:
+            return None
+        return self._repository.target(path)
+
     def _read(self, name: str) -> tuple[PackageRelease, ...]:
         if not _is(Name, name):
             return ()
-        path = f"packages/{name}/releases.json"
+        path = _path(name)
         data = self._repository.target(path)
         if data is None:
             return ()
@@ -106,6 +119,10 @@ class Offers:
         if refused is not None and not found:
             raise refused
         return tuple(found)
+
+
+def _path(name: str) -> str:
+    return f"packages/{name}/releases.json"
 
 
 def decode(data: bytes, path: str) -> PackageReleases:

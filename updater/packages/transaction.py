@@ -40,6 +40,10 @@ from updater.packages.interrupt import Interrupted, deferred, raised
 from updater.packages.study import Study, study
 from updater.packages.switch import Unhealthy, restore, switch
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from updater.packages.fetch import Arrival
+
 
 def _nothing() -> None:
     """Nothing to fetch."""
@@ -74,12 +78,14 @@ Planner = Callable[[Generation, StateRecord, int], Wanted]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was changed. generation: None when there was nothing to do."""
+    """What was changed. generation: None when there was nothing to do. arrivals: images that
+    it brought into the store, or found there."""
 
     generation: Generation | None
     differences: tuple[Difference, ...]
     activation: Activation | None = None
     seconds: float = 0.0
+    arrivals: tuple[Arrival, ...] = ()
 
 
 @dataclass(frozen=True)

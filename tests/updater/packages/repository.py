@@ -14,6 +14,8 @@ from imager.keys import load_certificate
 from imager.package.opk import OpkFile, file_name, write_opk
 from imager.package.signing import KeyFileSigner
 from imager.publishers import add_publisher, encode
+from imager.repository import metadata
+from imager.repository.deltas import DeltaMaker
 from imager.repository.packages import Intake
 from imager.repository.publish import Publication, publish
 from imager.repository.roles import Periods
@@ -57,11 +59,20 @@ class PackagePublisher(Publisher):
         self._read: dict[Path, OpkFile] = {}
 
     def opk(
-        self, package: model.Package, *, size: int = 200_000, seed: str = "", signed_by: str = ""
+        self,
+        package: model.Package,
+        *,
+        size: int = 200_000,
+        seed: str = "",
+        signed_by: str = "",
+        data: bytes | None = None,
     ) -> Path:
-        """Writes a package file. signed_by: whose certificate; by default the publisher's."""
+        """Writes a package file. signed_by: whose certificate; by default the publisher's.
+        data: the image, of whole blocks; otherwise one of that size is made up."""
         image = bytearray(
             content(f"{package.name} {package.version} {seed}", -(-size // 4096) * 4096)
+            if data is None
+            else data
         )
         # Where an erofs image has its time.
         struct.pack_into("<Q", image, 1024 + 24, BUILT)
@@ -85,7 +96,12 @@ class PackagePublisher(Publisher):
         """Its digest."""
         return self._read[path].digest
 
-    def offer(self, *files: Path | model.Package, keys: MemoryKeyring | None = None) -> Publication:
+    def offer(
+        self,
+        *files: Path | model.Package,
+        keys: MemoryKeyring | None = None,
+        deltas: DeltaMaker | None = None,
+    ) -> Publication:
         """Publishes packages: files, or manifests of which files are made."""
         paths = [item if isinstance(item, Path) else self.opk(item) for item in files]
 
@@ -100,7 +116,24 @@ class PackagePublisher(Publisher):
             keys or self.keys,
             reporter=SilentReporter(),
             intake=Intake(lambda path: self._read[path], cut),
+            deltas=deltas,
             now=self.now,
+        )
+
+    def sign_again(self, current: metadata.MetadataSet, *roles: str) -> None:
+        """Publishes what was changed in targets and delegated roles, properly signed."""
+        for role in roles:
+            item = current.targets if role == "targets" else current.delegated[role]
+            item.signed.version = current.next_version(role)
+            metadata.sign(item, self.keys.signers(role))
+            metadata.save_numbered(self.repository, role, item)
+        metadata.commit(
+            self.repository,
+            current,
+            periods=metadata.load_config(self.repository),
+            now=self.now,
+            snapshot_signers=self.keys.signers("snapshot"),
+            timestamp_signers=self.keys.signers("timestamp"),
         )
 
 

@@ -20,7 +20,8 @@ from tests.updater.packages.repository import (
     manifest,
 )
 from tests.updater.power import Power, PowerCut
-from updater.packages.fetch import clean, fetch, fetch_all
+from updater.packages.fetch import Arrival, clean, fetch, fetch_all
+from updater.packages.parcels import in_full
 from updater.source import DirectorySource, NotFoundError
 
 
@@ -84,7 +85,8 @@ def take(
 ) -> Path:
     """Fetches the release."""
     place = source or DirectorySource(reader.publisher.repository)
-    return fetch(release, place, reader.store, SilentReporter(), verity=reader.verity)
+    parcel = in_full("acme-vpn", release)
+    return fetch(parcel, place, reader.store, SilentReporter(), verity=reader.verity).path
 
 
 def names(store: Path) -> list[str]:
@@ -98,8 +100,11 @@ def test_an_image_arrives_whole_and_under_verity(
     release, image = offered(publisher, reader)
     reporter = Progress()
     source = DirectorySource(publisher.repository)
-    path = fetch(release, source, reader.store, reporter, verity=reader.verity)
-    assert path == reader.store / release.digest
+    parcel = in_full("acme-vpn", release)
+    done = fetch(parcel, source, reader.store, reporter, verity=reader.verity)
+    path = reader.store / release.digest
+    size = release.stream.stored_size
+    assert done == Arrival("acme-vpn", "1.0", path, fetched=size, full=size)
     assert path.read_bytes() == image
     assert reader.verity.measure(path) == release.digest
     assert path.stat().st_mode & 0o777 == 0o644
@@ -148,7 +153,8 @@ def test_a_stored_image_with_an_altered_block_is_replaced(
     with pytest.raises(OSError, match="Input/output error"):
         altered.read_bytes()
     source = DirectorySource(publisher.repository)
-    fetch(release, source, reader.store, SilentReporter(), verity=verity)
+    parcel = in_full("acme-vpn", release)
+    fetch(parcel, source, reader.store, SilentReporter(), verity=verity)
     assert altered.read_bytes() == image
 
 
@@ -232,13 +238,13 @@ def test_several_images_and_what_is_left_of_others(
     reader.store.mkdir(parents=True)
     (reader.store / f".{'0' * 64}.part").write_bytes(b"of long ago")
     found = fetch_all(
-        [*releases, releases[0]],
+        [in_full("acme-vpn", release) for release in (*releases, releases[0])],
         DirectorySource(publisher.repository),
         reader.store,
         SilentReporter(),
         verity=reader.verity,
     )
-    assert [path.name for path in found] == [release.digest for release in releases]
+    assert [item.path.name for item in found] == [release.digest for release in releases]
     assert names(reader.store) == sorted(release.digest for release in releases)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from imager.repository import listing
 from recovery.audit import verify
 from recovery.errors import FetchError, OrbitalError, PackageError, RefusedError, TrustError
 from recovery.packages import capabilities, trust
@@ -23,7 +24,7 @@ from tests.updater.packages import repository
 from tests.updater.packages.fakehost import Bench, package
 from tests.updater.packages.repository import PackagePublisher, TableVerity, make_image
 from updater.packages import failed, lifecycle
-from updater.packages.lifecycle import Terms
+from updater.packages.lifecycle import Download, Terms
 from updater.packages.transaction import Outcome
 
 
@@ -189,16 +190,22 @@ def test_a_damaged_image_is_fetched_again_by_install(shop: Shop) -> None:
 
 def test_who_does_not_confirm_changes_nothing(shop: Shop) -> None:
     before = shop.sets()
-    seen: list[tuple[list[str], int]] = []
+    seen: list[tuple[list[str], Download]] = []
 
-    def refuse(found: Any, size: int) -> None:
-        seen.append(([str(item) for item in found], size))
+    def refuse(found: Any, download: Download) -> None:
+        seen.append(([str(item) for item in found], download))
         raise RefusedError("cannot go on: not confirmed")
 
     terms = dataclasses.replace(shop.terms, confirm=refuse)
     with pytest.raises(RefusedError):
         lifecycle.install(shop.device, ["app"], terms, SilentReporter())
-    assert seen == [(["install app 1.0", "install hello 1.0"], 2 * 53_248)]
+    offered = listing.packages(shop.publisher.repository)
+    size = sum(
+        item.fetch_bytes
+        for item in offered
+        if (item.package, item.version) in {("app", "1.0"), ("hello", "1.0")}
+    )
+    assert seen == [(["install app 1.0", "install hello 1.0"], Download(size, size))]
     assert shop.sets() == before
 
 
