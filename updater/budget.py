@@ -18,7 +18,7 @@ import msgspec
 
 from recovery import durable
 from recovery.errors import RefusedError
-from updater.source import Source
+from updater.source import NoRangesError, Source
 
 FORMAT = 1
 STEP = 1 << 20
@@ -111,9 +111,11 @@ class Metered:
 
     def open(self, path: str, max_size: int) -> Iterator[bytes]:
         """The bytes of a file; see Source. Raises RefusedError when the budget is used up."""
-        for block in self._source.open(path, max_size):
-            self._charge(len(block))
-            yield block
+        yield from self._charged_for(self._source.open(path, max_size))
+
+    def open_range(self, path: str, offset: int, size: int) -> Iterator[bytes]:
+        """Bytes of a file; see Source. Raises RefusedError when the budget is used up."""
+        yield from self._charged_for(self._source.open_range(path, offset, size))
 
     def close(self) -> None:
         """Writes what was really fetched, and gives up the source's connections."""
@@ -121,6 +123,15 @@ class Metered:
             self._save(self._usage)
             self._charged = 0
         self._source.close()
+
+    def _charged_for(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
+        try:
+            for block in blocks:
+                self._charge(len(block))
+                yield block
+        except NoRangesError as error:
+            self._charge(len(error.whole))
+            raise
 
     def _charge(self, size: int) -> None:
         with self._lock:

@@ -13,7 +13,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import urllib3
@@ -29,10 +29,11 @@ from urllib3.exceptions import (
 from urllib3.util import Retry, Timeout, make_headers, parse_url
 
 from recovery.errors import FetchError
-from updater.source import BLOCK, NotFoundError, too_long
+from updater.source import BLOCK, NoRangesError, NotFoundError, too_long, too_short
 
 _RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _HEADER_SECONDS = 30.0
+_WHOLE = 1 << 20
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/")
 
 
@@ -105,6 +106,7 @@ class HttpSource:
         )
         self._pool.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
         self._answered = False
+        self._no_ranges = False
         self._closed = threading.Event()
 
     @property
@@ -115,11 +117,24 @@ class HttpSource:
     def open(self, path: str, max_size: int) -> Iterator[bytes]:
         """The bytes of a file; see Source."""
         so_far = _SoFar()
+        return self._persistent(path, so_far, lambda: self._attempt(path, max_size, so_far))
+
+    def open_range(self, path: str, offset: int, size: int) -> Iterator[bytes]:
+        """Bytes of a file; see Source. A server that has not known ranges is not asked again."""
+        so_far = _SoFar()
+        return self._persistent(
+            path, so_far, lambda: self._range(path, offset + so_far.size, size - so_far.size)
+        )
+
+    def _persistent(
+        self, path: str, so_far: _SoFar, attempt: Callable[[], Iterator[bytes]]
+    ) -> Iterator[bytes]:
+        """What attempts give, until one comes to its end or nothing new comes any more."""
         heard = time.monotonic()
         pause = 0.5
         while True:
             try:
-                for block in self._attempt(path, max_size, so_far):
+                for block in attempt():
                     so_far.add(block)
                     yield block
                     heard, pause = time.monotonic(), 0.5
@@ -177,23 +192,63 @@ class HttpSource:
             else:
                 response.close()
 
-    def _request(self, path: str, so_far: _SoFar) -> urllib3.BaseHTTPResponse:
-        headers = None
-        if so_far.size and so_far.etag:
-            # Without If-Range two versions of a file could be mixed.
-            headers = {"range": f"bytes={so_far.size}-", "if-range": so_far.etag}
-            headers |= {name: str(value) for name, value in self._pool.headers.items()}
+    def _range(self, path: str, first: int, size: int) -> Iterator[bytes]:
+        """One request for a part of a file that never changes. Raises _Lost, NoRangesError."""
+        if not size:
+            return
+        if self._no_ranges:
+            raise NoRangesError(path, self.name)
+        response = self._get(path, {"range": f"bytes={first}-{first + size - 1}"})
+        complete = False
+        try:
+            if response.status == 200:
+                # Most of it is on its way already, so it is taken rather than sent in vain.
+                small = 0 < (response.length_remaining or 0) <= _WHOLE
+                whole = b"".join(self._body(response)) if small else b""
+                self._no_ranges = True
+                raise NoRangesError(path, self.name, whole)
+            if response.status == 416:
+                raise too_short(self.name, path)
+            if response.status != 206:
+                raise self._refused(path, response.status)
+            if _range_start(response) != first or response.length_remaining is None:
+                raise _Lost("the server answers with another range than was asked for")
+            if response.length_remaining != size:
+                raise too_short(self.name, path)
+            for data in self._body(response):
+                size -= len(data)
+                yield data
+            if size:
+                raise _Lost("the answer was shorter than it said")
+            complete = True
+        finally:
+            if complete:
+                response.release_conn()
+            else:
+                response.close()
+
+    def _get(self, path: str, extra: dict[str, str] | None) -> urllib3.BaseHTTPResponse:
+        if extra:
+            extra = extra | {name: str(value) for name, value in self._pool.headers.items()}
         try:
             response = self._pool.request(
                 "GET",
                 f"{self._base}/{path}",
-                headers=headers,
+                headers=extra,
                 preload_content=False,
                 decode_content=False,
             )
         except (HTTPError, OSError) as error:
             raise _lost(error) from error
         self._answered = True
+        return response
+
+    def _request(self, path: str, so_far: _SoFar) -> urllib3.BaseHTTPResponse:
+        headers = None
+        if so_far.size and so_far.etag:
+            # Without If-Range two versions of a file could be mixed.
+            headers = {"range": f"bytes={so_far.size}-", "if-range": so_far.etag}
+        response = self._get(path, headers)
         if response.status == 206 and headers and response.length_remaining is not None:
             if _range_start(response) == so_far.size:
                 return response
@@ -214,17 +269,21 @@ class HttpSource:
             # that was cut; so is one whose headers were cut. Servers of static
             # files say the length.
             raise _Lost("the server does not say how long its answer is")
-        if response.status in (403, 404, 410):
+        raise self._refused(path, response.status)
+
+    def _refused(self, path: str, status: int) -> Exception:
+        """The error for an answer without content."""
+        if status in (403, 404, 410):
             # Object stores answer 403 for what is not there (TUF, 5.3.3).
-            raise NotFoundError(
-                f"cannot fetch {path} from {self.name}: no such file (HTTP {response.status})",
+            return NotFoundError(
+                f"cannot fetch {path} from {self.name}: no such file (HTTP {status})",
                 resolution="check the source's address; if it is right, the repository there is "
                 "incomplete",
             )
-        if response.status in _RETRIED_STATUS:
-            raise _Lost(f"the server answers HTTP {response.status}")
-        raise FetchError(
-            f"cannot fetch {path} from {self.name}: the server answers HTTP {response.status}",
+        if status in _RETRIED_STATUS:
+            return _Lost(f"the server answers HTTP {status}")
+        return FetchError(
+            f"cannot fetch {path} from {self.name}: the server answers HTTP {status}",
             resolution="check the source's address and the server",
         )
 

@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from recovery import durable, trial
 from recovery.errors import OrbitalError, StateError, TrustError
@@ -26,11 +27,12 @@ from updater.journal import Journal
 from updater.medium import Medium
 from updater.plan import Plan
 from updater.source import Source
-from updater.transfer import Transferred, transfer
+from updater.transfer import Maker, Transferred, transfer
 from updater.verity import HashTree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from updater.gather import Gather
     from updater.patches import Patches
 
 _BLOCK = 1 << 20
@@ -40,16 +42,18 @@ _BLOCK = 1 << 20
 class Installed:
     """What was installed, in bytes.
 
-    fetched: what came from the source. full: what it would have been without a delta.
-    kept: found in place. written: to slot and boot artifact. wasted: part of fetched that
-    was of no use. notes: why parts of the delta were not, for people.
+    way: how it came. fetched: what came from the source. full: what it would have been in
+    full. kept: found in place. copied: came from the running image. written: to slot and boot
+    artifact. wasted: part of fetched that was of no use. notes: why something was not, for people.
     """
 
     version: str
     slot: Slot
     generation: int
+    way: Literal["delta", "chunks", "full"]
     fetched: int
     kept: int
+    copied: int
     full: int
     written: int
     wasted: int
@@ -81,12 +85,12 @@ def install(
         journal.save(store.root, entry)
     # ↓ Power cut: as above; the next update of this image looks for pieces in
     #   the slot and finds few or none.
-    patches = _patches(plan, source)
-    root = _write_root(plan, device, source, patches, reporter)
+    maker = _maker(plan, source)
+    root = _write_root(plan, device, source, maker, reporter)
     # ↓ Power cut while writing or after: pieces of the new image are in the
     #   slot, nothing boots them; the next update keeps those that are right.
     #   From here on the slot has been read back whole.
-    boot = _write_boot_artifact(plan, device, source, patches, reporter)
+    boot = _write_boot_artifact(plan, device, source, maker, reporter)
     # ↓ Power cut while writing: a file that no entry names, or a partition that
     #   nothing boots. In the rename: the old or the new artifact, or (FAT keeps no
     #   journal) a damaged name; no entry of the slot exists, so none can boot.
@@ -100,12 +104,14 @@ def install(
         version=plan.version,
         slot=slot,
         generation=generation,
-        fetched=root.fetched + boot.fetched + (patches.fetched if patches else 0),
+        way=plan.way.kind,
+        fetched=root.fetched + boot.fetched + (maker.fetched if maker else 0),
         kept=root.kept + boot.kept,
+        copied=maker.made if maker else 0,
         full=plan.full_bytes,
         written=root.written + boot.written,
-        wasted=patches.wasted if patches else 0,
-        notes=tuple(patches.notes) if patches else (),
+        wasted=maker.wasted if maker else 0,
+        notes=tuple(maker.notes) if maker else (),
     )
 
 
@@ -128,14 +134,14 @@ def drop_unarmed_trial(device: Device) -> bool:
 
 
 def _write_root(
-    plan: Plan, device: Device, source: Source, patches: Patches | None, reporter: Reporter
+    plan: Plan, device: Device, source: Source, maker: Maker | None, reporter: Reporter
 ) -> Transferred:
     """Fills the slot and verifies all of it from what the disk gives back."""
     reporter.stage(f"install {plan.version} into slot {plan.slot}")
     tree = HashTree(plan.index.root)
     with (
         Medium(device.slots[plan.slot]) as slot,
-        _base(device.slots[device.boot_control.current_slot()] if patches else None) as base,
+        _base(device.slots[device.boot_control.current_slot()] if maker else None) as base,
     ):
         moved = transfer(
             plan.way.root,
@@ -144,7 +150,7 @@ def _write_root(
             resume=plan.resume,
             check=tree.add,
             progress=reporter.progress,
-            patches=patches,
+            maker=maker,
             base=base,
         )
         _write_tree(tree, slot)
@@ -173,11 +179,15 @@ def _write_tree(tree: HashTree, slot: Medium) -> None:
                 )
 
 
-def _patches(plan: Plan, source: Source) -> Patches | None:
+def _maker(plan: Plan, source: Source) -> Patches | Gather | None:
     way = plan.way
-    if not way.from_version:
+    if way.kind == "full":
         return None
     # Decoders are loaded where they are needed.
+    if way.kind == "chunks":
+        from updater.gather import Gather
+
+        return Gather(source, plan.full_bytes)
     from updater.patches import Patches
 
     return Patches(source, (*way.root, *way.boot), plan.full_bytes)
@@ -185,7 +195,7 @@ def _patches(plan: Plan, source: Source) -> Patches | None:
 
 @contextlib.contextmanager
 def _base(path: Path | None) -> Iterator[FileBase | None]:
-    """The base of a delta; None when there is none, or none that can be opened."""
+    """The running image; None when there is none, or none that can be opened."""
     try:
         base = FileBase(path) if path is not None else None
     except OSError:
@@ -198,7 +208,7 @@ def _base(path: Path | None) -> Iterator[FileBase | None]:
 
 
 def _write_boot_artifact(
-    plan: Plan, device: Device, source: Source, patches: Patches | None, reporter: Reporter
+    plan: Plan, device: Device, source: Source, maker: Maker | None, reporter: Reporter
 ) -> Transferred:
     """Puts the boot artifact in place: into the slot's own partition, or as a whole new file."""
     stream = plan.index.boot.stream
@@ -212,13 +222,13 @@ def _write_boot_artifact(
     if device.boot_slots:
         # Nothing boots the slot, so it is written in place. What an older, longer artifact
         # left behind the end is not read: an artifact says itself how long it is.
-        return _transfer_artifact(plan, device, final, source, patches=patches, reporter=reporter)
+        return _transfer_artifact(plan, device, final, source, maker=maker, reporter=reporter)
     staged = device.staged_artifact(plan.slot)
     durable.make_directory(final.parent)
     if any(action.kind == "remove-boot-artifact" for action in plan.actions):
         # Power cut: the slot has neither an entry nor an artifact.
         durable.remove_file(final)
-    moved = _transfer_artifact(plan, device, staged, source, patches=patches, reporter=reporter)
+    moved = _transfer_artifact(plan, device, staged, source, maker=maker, reporter=reporter)
     durable.publish_file(staged, final)
     return moved
 
@@ -229,7 +239,7 @@ def _transfer_artifact(
     target: Path,
     source: Source,
     *,
-    patches: Patches | None,
+    maker: Maker | None,
     reporter: Reporter,
 ) -> Transferred:
     """Writes the boot artifact and verifies it from what the disk gives back."""
@@ -238,7 +248,7 @@ def _transfer_artifact(
     block = target.is_block_device()
     with (
         Medium(target, create=not block) as artifact,
-        _base(running if patches else None) as base,
+        _base(running if maker else None) as base,
     ):
         if not block:
             artifact.truncate(stream.size)
@@ -249,7 +259,7 @@ def _transfer_artifact(
             resume=plan.resume,
             check=lambda _offset, _data: None,
             progress=reporter.progress,
-            patches=patches,
+            maker=maker,
             base=base,
         )
         if _digest(artifact, stream.size) != stream.sha256:

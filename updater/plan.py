@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from manifests.delta import Delta
 from manifests.index import OsIndex, Release, Releases
 from manifests.versions import compare_versions, version_key
 from recovery.device import DeviceConfig
@@ -17,7 +16,7 @@ from recovery.errors import RefusedError, SpaceError
 from recovery.slots import Slot
 from recovery.state import StateRecord
 from updater.journal import Journal
-from updater.runs import Way, cheapest, in_full
+from updater.runs import Way, in_full
 from updater.verity import tree_size
 
 # What each boot loader starts (`imager.firmware`).
@@ -46,6 +45,7 @@ ActionKind = Literal[
     "release-slot",
     "keep-pieces",
     "apply-delta",
+    "copy-slices",
     "fetch-pieces",
     "verify-slot",
     "remove-boot-artifact",
@@ -84,12 +84,12 @@ class Plan:
 
     @property
     def fetch_bytes(self) -> int:
-        """Bytes to fetch when nothing can be kept and the delta, if there is one, applies."""
+        """Bytes to fetch when nothing can be kept and the way works."""
         return self.way.fetch_bytes
 
     @property
     def full_bytes(self) -> int:
-        """Bytes to fetch without a delta."""
+        """Bytes to fetch in full."""
         return self.index.stored_size
 
 
@@ -161,12 +161,12 @@ def plan(
     config: DeviceConfig,
     facts: Facts,
     journal: Journal | None,
-    delta: Delta | None = None,
+    way: Way | None = None,
 ) -> Plan:
     """The actions that bring the image into the slot and on trial.
 
-    version: the one that was chosen. delta: from the running image, if there is
-    one that is valid. Raises RefusedError when the image is not
+    version: the one that was chosen. way: how the image comes; None: in full.
+    Raises RefusedError when the image is not
     for this device, SpaceError when it does not fit.
     """
     _require_fitting(index, config, version)
@@ -185,11 +185,15 @@ def plan(
         actions.append(
             Action("keep-pieces", "an interrupted install of the same image wrote to this slot")
         )
-    way = cheapest(index, delta)
-    if way.from_version:
-        saved = in_full(index).fetch_bytes - way.fetch_bytes
+    way = in_full(index) if way is None else way
+    saved = index.stored_size - way.fetch_bytes
+    if way.kind == "delta":
         actions.append(
             Action("apply-delta", f"the delta from {way.from_version} saves {saved} bytes")
+        )
+    elif way.kind == "chunks":
+        actions.append(
+            Action("copy-slices", f"what {way.from_version} has of the image saves {saved} bytes")
         )
     actions.append(Action("fetch-pieces", "what the slot does not hold yet"))
     actions.append(Action("verify-slot", "only an image that was read back whole may boot"))

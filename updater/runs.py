@@ -1,4 +1,4 @@
-"""How each part of a stream gets onto the medium: with a payload of a delta, or in full. Pure.
+"""How each part of a stream gets onto the medium: by delta, by slices, or in full. Pure.
 
 A run is what is placed as one: the segments that one payload makes, or a
 single segment. The sizes that decide are signed, so the choice is made before
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from manifests.delta import FORMAT, LARGEST_FRAME, LARGEST_PART, Delta, Frame, Part, made_by
 from manifests.index import OsIndex, Segment, Stream
@@ -31,12 +32,30 @@ class Payload:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A small part of a stream, of size bytes at offset, that may come from the base.
+
+    probe, digest: see `manifests.slices`. stored: where its compressed form is. local: where
+    in the base it is; None: not there, as far as is known.
+    """
+
+    offset: int
+    size: int
+    probe: int
+    digest: bytes
+    stored: Payload
+    local: int | None = None
+
+
 @dataclass(frozen=True)
 class Run:
-    """Pieces that are placed together. payload: what makes them from the base; None: fetch them."""
+    """Pieces that are placed together. payload: what makes them from the base; slices: what
+    the one piece consists of. With neither, they are fetched."""
 
     pieces: tuple[Piece, ...]
     payload: Payload | None = None
+    slices: tuple[Slice, ...] = ()
 
     @property
     def offset(self) -> int:
@@ -50,8 +69,18 @@ class Run:
 
     @property
     def full_size(self) -> int:
-        """Bytes to fetch without the payload."""
+        """Bytes to fetch without the base."""
         return sum(piece.segment.stored_size for piece in self.pieces)
+
+    @property
+    def cost(self) -> int:
+        """Bytes to fetch for it alone, when everything works."""
+        if self.payload is not None:
+            return self.payload.size
+        if self.slices:
+            missing = {item.digest: item for item in self.slices if item.local is None}
+            return sum(item.stored.size for item in missing.values())
+        return self.full_size
 
 
 @dataclass(frozen=True)
@@ -70,12 +99,19 @@ class Way:
         """Bytes to fetch when nothing is in place and everything works."""
         return cost((*self.root, *self.boot))
 
+    @property
+    def kind(self) -> Literal["delta", "chunks", "full"]:
+        """Its name, for people."""
+        if not self.from_version:
+            return "full"
+        return "chunks" if any(run.slices for run in (*self.root, *self.boot)) else "delta"
+
 
 def cost(runs: Sequence[Run]) -> int:
     """Bytes to fetch when nothing is in place and every payload makes what it should."""
     with_payload = {run.payload.part for run in runs if run.payload is not None}
     return sum(part.size for part in with_payload) + sum(
-        run.full_size for run in runs if run.payload is None
+        run.cost for run in runs if run.payload is None
     )
 
 

@@ -21,6 +21,18 @@ class NotFoundError(FetchError):
     """The source works and has no such file."""
 
 
+class NoRangesError(FetchError):
+    """The source works and gives only whole files. whole: the file, if it came instead."""
+
+    def __init__(self, path: str, name: str, whole: bytes = b"") -> None:
+        """path: of the file. name: of the source."""
+        super().__init__(
+            f"cannot fetch a part of {path} from {name}: it gives only whole files",
+            resolution="nothing has to be done: whole files are fetched instead",
+        )
+        self.whole = whole
+
+
 class Source(Protocol):
     """A place with a repository's files. Usable from several threads at once."""
 
@@ -36,6 +48,12 @@ class Source(Protocol):
         iterating. An empty file gives no block.
         """
 
+    def open_range(self, path: str, offset: int, size: int) -> Iterator[bytes]:
+        """As `open`, size bytes from offset on, which the file must have.
+
+        Raises also NoRangesError, before the first block.
+        """
+
     def close(self) -> None:
         """Gives up connections; the source is not used afterwards."""
 
@@ -49,6 +67,14 @@ def too_long(name: str, path: str, max_size: int) -> FetchError:
     """The error for endless or wrong data."""
     return FetchError(
         f"cannot fetch {path} from {name}: longer than the {max_size} bytes it may have",
+        resolution="the repository or something on the way to it is broken; try another source",
+    )
+
+
+def too_short(name: str, path: str) -> NotFoundError:
+    """The error for a file that ends before the range that was asked for."""
+    return NotFoundError(
+        f"cannot fetch {path} from {name}: shorter than it should be",
         resolution="the repository or something on the way to it is broken; try another source",
     )
 
@@ -73,20 +99,31 @@ class DirectorySource:
 
     def open(self, path: str, max_size: int) -> Iterator[bytes]:
         """The bytes of a file; see Source."""
-        if any(part in ("", ".", "..") for part in path.split("/")):
-            raise NotFoundError(f"cannot fetch {path} from {self.name}: not a path inside it")
         return self._blocks(path, max_size)
+
+    def open_range(self, path: str, offset: int, size: int) -> Iterator[bytes]:
+        """Bytes of a file; see Source."""
+        left = size
+        for block in self._blocks(path, None, offset):
+            yield block[:left]
+            left -= min(left, len(block))
+            if not left:
+                return
+        raise too_short(self.name, path)
 
     def close(self) -> None:
         """Nothing is held."""
 
-    def _blocks(self, path: str, max_size: int) -> Iterator[bytes]:
+    def _blocks(self, path: str, max_size: int | None, offset: int = 0) -> Iterator[bytes]:
+        if any(part in ("", ".", "..") for part in path.split("/")):
+            raise NotFoundError(f"cannot fetch {path} from {self.name}: not a path inside it")
         done = 0
         try:
             with (self._directory / path).open("rb", buffering=0) as file:
+                file.seek(offset)
                 while block := file.read(BLOCK):
                     done += len(block)
-                    if done > max_size:
+                    if max_size is not None and done > max_size:
                         raise too_long(self.name, path, max_size)
                     yield block
         except (FileNotFoundError, NotADirectoryError) as error:

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Literal
+from typing import Literal, Protocol
 
 import zstandard
 
@@ -31,13 +31,25 @@ from updater.source import Source
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from delta.frame import Base
-    from updater.patches import Patches
 
 WORKERS = 4
 PATCHING_WORKERS = 2
 _COMPARED = 1 << 20
 
 Check = Callable[[int, memoryview], None]
+
+
+class Maker(Protocol):
+    """Makes runs from the base: `updater.patches.Patches`, `updater.gather.Gather`."""
+
+    def make(self, run: Run, base: Base, into: memoryview, instead: int) -> bool:
+        """Fills into, which has the run's size; False when the run has to be fetched in full.
+
+        instead: bytes to fetch without it. Raises FetchError when the source is gone.
+        """
+
+    def skip(self, run: Run) -> None:
+        """Says that the run will not be asked for."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +73,7 @@ def transfer(
     resume: bool,
     check: Check,
     progress: Callable[[int, int], None],
-    patches: Patches | None = None,
+    maker: Maker | None = None,
     base: Base | None = None,
 ) -> Transferred:
     """Writes the runs to the target and reads all of it back through check(offset, data).
@@ -69,15 +81,15 @@ def transfer(
     resume: pieces that the target already holds are recognised by their
     digest and not fetched. check is called in several threads, once for each
     run, in any order; data is only valid during the call. progress(done,
-    total) counts bytes read back, in this thread. patches, base: what makes the
-    runs that have a payload; without them everything is fetched in full.
+    total) counts bytes read back, in this thread. maker, base: what makes the
+    runs that need not be fetched in full; without them all are.
 
     Power cut at any point: some pieces are on the medium, some are not; the
     next run recognises those that are.
 
     Raises TrustError for wrong data, and what source and target raise.
     """
-    job = _Job(runs, source, target, resume=resume, check=check, patches=patches, base=base)
+    job = _Job(runs, source, target, resume=resume, check=check, maker=maker, base=base)
     total = sum(run.size for run in runs)
     done = 0
     try:
@@ -164,18 +176,18 @@ class _Job:
         *,
         resume: bool,
         check: Check,
-        patches: Patches | None,
+        maker: Maker | None,
         base: Base | None,
     ) -> None:
         self._source = source
         self._target = target
         self._resume = resume
         self._check = check
-        self._patches = patches
+        self._maker = maker
         self._base = base
         self._memory_size = max((run.size for run in runs), default=0)
         # A run made from the base is longer than a segment, and so is what it is made of.
-        self._workers = WORKERS if patches is None else PATCHING_WORKERS
+        self._workers = WORKERS if maker is None else PATCHING_WORKERS
         self._to_place = deque(runs)
         self._to_check: deque[Run] = deque()
         self._unchecked = len(self._to_place)
@@ -269,14 +281,14 @@ class _Job:
 
     def _made(self, run: Run, missing: Sequence[Piece], memory: memoryview) -> bool:
         """Whether memory now holds the run, made from the base."""
-        if self._patches is None or self._base is None or run.payload is None:
+        if self._maker is None or self._base is None:
             return False
         # What is left of the run may be cheaper to fetch.
         instead = sum(piece.segment.stored_size for piece in missing)
-        if run.payload.size >= instead:
-            self._patches.skip(run)
+        if run.cost >= instead:
+            self._maker.skip(run)
             return False
-        return self._patches.make(run, self._base, memory[: run.size], instead)
+        return self._maker.make(run, self._base, memory[: run.size], instead)
 
     def _present(self, piece: Piece, memory: memoryview) -> bool:
         if not self._resume:

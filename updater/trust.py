@@ -139,6 +139,15 @@ class TrustedRepository:
             file = self._client.download_target(info, str(self._scratch / "target"))
             return Path(file).read_bytes()
 
+    def size_of(self, path: str) -> int | None:
+        """A target's signed size in bytes, without fetching it; None when it is not offered.
+
+        Raises as `target` does.
+        """
+        with self._plain_errors():
+            info = self._client.get_targetinfo(path) if self.role_of(path) else None
+            return None if info is None else info.length
+
     def role_of(self, path: str) -> str | None:
         """The role that alone decides about a target; None when nobody does.
 

@@ -20,8 +20,10 @@ from updater.device import Device
 from updater.index import decode_delta, decode_index, decode_releases
 from updater.plan import Plan, choose, plan
 from updater.repository import opened_source, refreshed
+from updater.runs import cheapest
 from updater.source import DirectorySource, Source
 from updater.trust import TrustedRepository
+from updater.ways import cheaper, may_gather
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,7 +77,7 @@ def check(device: Device, request: Request, now: Callable[[], float] = time.time
     Raises TrustError, FetchError, or RefusedError with the reason against it.
     """
     with device.store.lock(_LOCK), _opened(device, request, now()) as source:
-        return _offer(device, request, source, now())[0]
+        return _offer(device, request, source, now(), None)[0]
 
 
 def update(
@@ -96,7 +98,7 @@ def update(
         trial.require_idle(device.store.load())
         reporter.stage("check for updates")
         with _opened(device, request, now()) as source:
-            offer, summary = _offer(device, request, source, now())
+            offer, summary = _offer(device, request, source, now(), reporter)
             for note in offer.notes:
                 reporter.message(note)
             if offer.plan is None:
@@ -139,8 +141,13 @@ def _opened(device: Device, request: Request, now: float) -> Iterator[Source]:
             metered.close()
 
 
-def _offer(device: Device, request: Request, source: Source, now: float) -> tuple[Offer, str]:
-    """The verified offer, and its summary for people."""
+def _offer(
+    device: Device, request: Request, source: Source, now: float, reporter: Reporter | None
+) -> tuple[Offer, str]:
+    """The verified offer, and its summary for people.
+
+    reporter: of an update; None when it is only asked what one would do.
+    """
     config = device.config
     record = device.store.load()
     base = f"os/{config.system}/{config.board}"
@@ -165,6 +172,12 @@ def _offer(device: Device, request: Request, source: Source, now: float) -> tupl
             )
         index = decode_index(data)
         delta, notes = _delta(device, repository, index)
+        way = cheapest(index, delta)
+        if reporter is not None:
+            way, more = cheaper(way, device, repository, index, reporter)
+            notes += more
+        elif may_gather(way, repository, index):
+            notes += ("the running image may have parts of it: then less is fetched",)
         packages, parcels = _packages(device, repository, index, record, int(now))
     chosen = plan(
         index,
@@ -173,7 +186,7 @@ def _offer(device: Device, request: Request, source: Source, now: float) -> tupl
         config=config,
         facts=device.facts(),
         journal=journal.load(device.store.root),
-        delta=delta,
+        way=way,
     )
     notes += parcels.notes if parcels is not None else ()
     return Offer(release, chosen, packages, parcels, notes), release.summary
@@ -192,7 +205,7 @@ def _delta(
         return (None if data is None else decode_delta(data, index)), ()
     except OrbitalError as error:
         # Without it the update costs more and is as good.
-        return None, (f"{error.brief}: the image is fetched in full",)
+        return None, (f"{error.brief}: more has to be fetched",)
 
 
 def _packages(

@@ -15,6 +15,7 @@ from imager.publishers import role_of
 from imager.repository.roles import Keyring, required_keys
 from manifests.delta import delta_target
 from manifests.package_delta import package_delta_target, package_deltas
+from manifests.slices import slices_target
 from recovery.errors import TrustError
 
 OS_ROLE = "os"
@@ -25,6 +26,7 @@ OS_PATHS = (
     "os/*/*/*/sbom.cdx.json",
     "os/*/*/*/interface.json",
     "os/*/*/*/delta-*.json",
+    "os/*/*/*/slices.msgpack",
 )
 """What the role "os" may sign. In TUF patterns `*` stops at `/` (specification, 4.5)."""
 
@@ -102,9 +104,13 @@ def delegated_roles(targets: Targets) -> dict[str, DelegatedRole]:
 
 
 def may_sign_deltas(targets: Targets) -> bool:
-    """Whether the role "os" may sign deltas; repositories before 2026-11-21 did not say so."""
+    """Whether the role "os" may sign deltas and slice maps.
+
+    Repositories before 2026-11-21 did not say so.
+    """
     role = delegated_roles(targets).get(OS_ROLE)
-    return role is not None and role.is_delegated_path(delta_target("x", "x", "1", "0" * 16))
+    paths = (delta_target("x", "x", "1", "0" * 16), slices_target("x", "x", "1"))
+    return role is not None and all(role.is_delegated_path(path) for path in paths)
 
 
 def may_sign_package_deltas(targets: Targets, package: str, publisher: str) -> bool:

@@ -34,6 +34,7 @@ from imager.repository.package_deltas import (
 )
 from imager.repository.packages import Incoming, Intake, take_in
 from imager.repository.roles import Keyring, required_signers, utc_now
+from imager.repository.slices import add_slices
 from imager.repository.targets import add_target
 from recovery.errors import ManifestError, RefusedError, SpaceError, TrustError
 from recovery.reporter import Reporter
@@ -129,6 +130,7 @@ def publish(
             images.add_release(directory, targets, build, summary, tuple(downgrade_from))
             if with_deltas is not None:
                 offers = images.read_releases(directory, targets, build.base)
+                add_slices(directory, targets, build, cache=with_deltas.cache, reporter=reporter)
                 maker = with_deltas.among(item.version for item in offers)
                 made += add_deltas(
                     directory, targets, build, releases=offers, maker=maker, reporter=reporter

@@ -1,0 +1,492 @@
+"""Updates by slices: without a delta, what the running image has is not fetched."""
+
+from __future__ import annotations
+
+import copy
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from imager.cache import Cache
+from imager.repository import metadata
+from imager.repository.deltas import DeltaMaker
+from imager.repository.targets import add_target
+from manifests.slices import LARGEST_SLICE, Pack, SliceMap, Slices, digest_of, slices_target
+from recovery.errors import ManifestError, RefusedError
+from recovery.reporter import SilentReporter
+from tests.updater import images
+from tests.updater.devices import FileDevice
+from tests.updater.images import BuiltImage, build_image, content
+from tests.updater.power import Power, PowerCut
+from tests.updater.publisher import Publisher
+from tests.updater.test_delta import Published, damage, edited, full_size, running, updated
+from tests.updater.webserver import WebServer
+from updater.budget import Budget
+from updater.runs import Slice
+from updater.scan import find
+from updater.slices import decode_slices
+from updater.update import Request, update
+
+SIZE = 8 << 20
+SEGMENT = 512 << 10
+MOVED = 3 * 4096
+CHANGED = 5
+"""Places of the new image that the old one does not have."""
+
+
+def moved(data: bytes) -> bytes:
+    """The data behind something new, with a few places changed; of the same size."""
+    shifted = content("new", MOVED) + data[: len(data) - MOVED]
+    return edited(shifted, "moved", CHANGED)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
+    """Versions 1.0 and 2.0, which is made of the same blocks elsewhere, without a delta."""
+    base = tmp_path_factory.mktemp("published")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images, "SEGMENT", SEGMENT)
+        publisher = Publisher(base / "publisher")
+        old = build_image(
+            base / "build-1.0", "1.0", data=content("root", SIZE), boot=content("boot", 199_001)
+        )
+        new = build_image(
+            base / "build-2.0", "2.0", data=moved(old.root[:SIZE]), boot=moved(old.boot)
+        )
+        for image in (old, new):
+            publisher.publish(image, deltas=DeltaMaker(Cache(base / "cache"), last=0))
+        yield Published(publisher, old, new)
+
+
+@pytest.fixture
+def publisher(published: Published, tmp_path: Path) -> Publisher:
+    """The repository, a copy for each test to damage."""
+    shutil.copytree(published.publisher.base, tmp_path / "publisher")
+    found = copy.copy(published.publisher)
+    found.base = tmp_path / "publisher"
+    found.repository = found.base / "repository"
+    found.anchor = found.base / "root.json"
+    return found
+
+
+@pytest.fixture
+def old(published: Published) -> BuiltImage:
+    """Version 1.0."""
+    return published.old
+
+
+@pytest.fixture
+def new(published: Published) -> BuiltImage:
+    """Version 2.0."""
+    return published.new
+
+
+@pytest.fixture
+def device(tmp_path: Path, publisher: Publisher, old: BuiltImage) -> FileDevice:
+    """A device that runs 1.0."""
+    source = str(publisher.repository)
+    return running(
+        FileDevice(tmp_path / "device", publisher.anchor, source=source, slot_size=2 * SIZE), old
+    )
+
+
+def document(publisher: Publisher) -> Path:
+    """The published map of 2.0."""
+    (path,) = publisher.repository.glob("targets/**/2.0/*.slices.msgpack")
+    return path
+
+
+def slice_map(publisher: Publisher) -> SliceMap:
+    """What it says."""
+    return msgspec.msgpack.decode(document(publisher).read_bytes(), type=SliceMap)
+
+
+def pack_files(publisher: Publisher) -> list[Path]:
+    """The files with slices of 2.0."""
+    names = [pack.sha256.hex() for pack in slice_map(publisher).packs]
+    return [publisher.repository / "chunks" / name[:2] / name for name in names]
+
+
+def test_an_update_fetches_what_the_running_image_does_not_have(
+    device: FileDevice, new: BuiltImage
+) -> None:
+    offer = device.check()
+    assert offer.plan is not None
+    assert offer.plan.fetch_bytes == full_size(new)
+    assert "the running image may have parts of it" in offer.notes[0]
+    done = updated(device, new)
+    assert done.way == "chunks"
+    # Each change costs a slice of 64 KiB, which half of it is noise; what is new one more.
+    assert done.fetched <= (CHANGED + 2) * 2 * 40_000
+    assert done.copied > SIZE * 0.8
+    assert (done.wasted, done.notes) == (0, ())
+
+
+def test_slices_of_an_earlier_version_stay_in_its_packs(
+    publisher: Publisher, new: BuiltImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "SEGMENT", SEGMENT)
+    maker = DeltaMaker(Cache(publisher.base / "cache"), last=0)
+    before = {path.name for path in pack_files(publisher)}
+    next_one = build_image(
+        publisher.base / "build-3.0", "3.0", data=edited(new.root[:SIZE], "3.0", 1), boot=new.boot
+    )
+    publisher.publish(next_one, deltas=maker)
+    (path,) = publisher.repository.glob("targets/**/3.0/*.slices.msgpack")
+    packs = msgspec.msgpack.decode(path.read_bytes(), type=SliceMap).packs
+    (added,) = [pack for pack in packs if pack.sha256.hex() not in before]
+    assert added.size < 70_000
+    publisher.publish(new, deltas=maker)
+    assert {path.name for path in pack_files(publisher)} == before
+
+
+def no_map(publisher: Publisher, _: FileDevice) -> None:
+    """The map is gone."""
+    document(publisher).unlink()
+
+
+def damaged_map(publisher: Publisher, _: FileDevice) -> None:
+    """The map is not what was signed."""
+    damage(document(publisher))
+
+
+def no_packs(publisher: Publisher, _: FileDevice) -> None:
+    """404 on every pack."""
+    for path in pack_files(publisher):
+        path.unlink()
+
+
+def damaged_packs(publisher: Publisher, _: FileDevice) -> None:
+    """Every pack has many wrong bytes."""
+    for path in pack_files(publisher):
+        data = bytearray(path.read_bytes())
+        for at in range(5, len(data), 3000):
+            data[at] ^= 1
+        path.write_bytes(data)
+
+
+def short_packs(publisher: Publisher, _: FileDevice) -> None:
+    """Every pack ends early."""
+    for path in pack_files(publisher):
+        path.write_bytes(path.read_bytes()[:-30_000])
+
+
+def rotten_base(_: Publisher, device: FileDevice) -> None:
+    """The running slot has lost much of its data, and nothing noticed."""
+    slot = device.device.slots["a"]
+    data = bytearray(slot.read_bytes())
+    for at in range(0, SIZE, 32768):
+        data[at] ^= 1
+    slot.write_bytes(data)
+
+
+def no_base(_: Publisher, device: FileDevice) -> None:
+    """The running slot cannot be opened."""
+    slots = {**device.device.slots, "a": device.root / "missing"}
+    device.device = replace(device.device, slots=slots)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [no_map, damaged_map, no_packs, damaged_packs, short_packs, rotten_base, no_base],
+)
+def test_whatever_is_wrong_the_update_completes_at_a_bounded_cost(
+    publisher: Publisher,
+    device: FileDevice,
+    new: BuiltImage,
+    fault: Callable[[Publisher, FileDevice], None],
+) -> None:
+    fault(publisher, device)
+    done = updated(device, new)
+    assert done.fetched <= done.full * 1.02
+
+
+def test_a_block_that_rots_after_the_look_costs_its_slice(
+    device: FileDevice, new: BuiltImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = device.check()
+    assert undisturbed.plan is not None
+    read = os.pread
+    looked = set()
+
+    def rotten(fd: int, size: int, offset: int) -> bytes:
+        data = read(fd, size, offset)
+        if Path(f"/proc/self/fd/{fd}").readlink().name == "root-a":
+            if offset in looked or size <= LARGEST_SLICE:
+                return bytes(len(data)) if offset <= SIZE // 2 < offset + size else data
+            looked.add(offset)
+        return data
+
+    monkeypatch.setattr(os, "pread", rotten)
+    done = updated(device, new)
+    assert (done.way, done.wasted) == ("chunks", 0)
+    assert done.copied > SIZE * 0.8
+
+
+def test_a_block_that_cannot_be_read_costs_what_is_around_it(
+    device: FileDevice, new: BuiltImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = os.pread
+
+    def failing(fd: int, size: int, offset: int) -> bytes:
+        if (
+            Path(f"/proc/self/fd/{fd}").readlink().name == "root-a"
+            and offset <= SIZE // 2 < offset + size
+        ):
+            raise OSError(5, "Input/output error")
+        return read(fd, size, offset)
+
+    monkeypatch.setattr(os, "pread", failing)
+    done = updated(device, new)
+    assert done.way == "chunks"
+    assert done.copied > SIZE * 0.7
+
+
+def test_an_unrelated_image_is_fetched_in_full(
+    publisher: Publisher, device: FileDevice, new: BuiltImage
+) -> None:
+    running(device, build_image(publisher.base / "x", "1.0", data=content("other", SIZE)))
+    done = updated(device, new)
+    assert (done.way, done.fetched) == ("full", full_size(new))
+
+
+def answers(web: WebServer) -> list[list[str]]:
+    """Path, status and bytes of every answer with a chunk."""
+    lines = (web.base / "access.log").read_text().splitlines()
+    return [line.split() for line in lines if "/chunks/" in line]
+
+
+def sent(web: WebServer) -> int:
+    """Bytes of chunks that came over the network."""
+    return sum(int(size) for _, _, size in answers(web))
+
+
+def test_packs_from_a_web_server_are_fetched_in_ranges(
+    device: FileDevice, new: BuiltImage, web: WebServer
+) -> None:
+    device.source = web.url
+    done = updated(device, new)
+    assert done.way == "chunks"
+    assert sent(web) == done.fetched
+    assert len(answers(web)) <= 2 * (CHANGED + 4)
+
+
+def test_a_server_without_ranges_costs_no_more_than_the_whole_image(
+    tmp_path: Path, publisher: Publisher, device: FileDevice, new: BuiltImage
+) -> None:
+    with WebServer(publisher.repository, tmp_path / "plain", "max_ranges 0;") as web:
+        device.source = web.url
+        done = updated(device, new)
+        assert sent(web) == done.fetched
+    assert done.way == "chunks"
+    assert done.copied > SIZE / 4
+    assert done.fetched < full_size(new) * 0.8
+
+
+def test_the_budget_counts_ranges(device: FileDevice, new: BuiltImage, web: WebServer) -> None:
+    def request(limit: int) -> Request:
+        return Request(web.url, None, "tester", Budget(per_update=limit))
+
+    with pytest.raises(RefusedError, match="budget"):
+        update(device.device, request(20_000), SilentReporter(), now=lambda: device.clock)
+    outcome = update(
+        device.device, request(full_size(new) // 2), SilentReporter(), now=lambda: device.clock
+    )
+    assert outcome.installed is not None and outcome.installed.way == "chunks"
+    device.assert_on_trial(new.root, new.boot, "2.0")
+
+
+def test_power_cut_before_every_flush(
+    tmp_path: Path, publisher: Publisher, old: BuiltImage, new: BuiltImage
+) -> None:
+    def fresh(name: str) -> FileDevice:
+        source = str(publisher.repository)
+        device = FileDevice(tmp_path / name, publisher.anchor, source=source, slot_size=2 * SIZE)
+        return running(device, old)
+
+    power = Power(None)
+    with pytest.MonkeyPatch.context() as patch:
+        power.install(patch)
+        undisturbed = fresh("device").update().installed
+    assert undisturbed is not None
+    flushes = [step for step in power.steps if step.startswith("fsync root-b")]
+    assert flushes
+    for number in {0, len(flushes) // 2, len(flushes) - 1}:
+        device = fresh(f"device-{number}")
+        cut = Power(flushes[number], (device.device.slots["b"],))
+        with pytest.MonkeyPatch.context() as patch:
+            cut.install(patch)
+            try:
+                device.update()
+            except PowerCut:
+                pass
+            else:
+                continue  # One flush took in what were two.
+        cut.lose_unsynced()
+        device.boot_id = "boot-2"
+        done = updated(device, new)
+        assert done.fetched <= undisturbed.fetched
+        assert (done.kept > 0) == (number > 0)
+
+
+def signed_again(publisher: Publisher, change: Callable[[SliceMap], SliceMap]) -> None:
+    """Publishes the map with a change, properly signed."""
+    data = msgspec.msgpack.encode(change(slice_map(publisher)))
+    current = metadata.load(publisher.repository)
+    role = current.os
+    path = slices_target("gateway", "testboard", "2.0")
+    add_target(publisher.repository, role.signed.targets, path, data)
+    role.signed.version = current.next_version("os")
+    metadata.sign(role, publisher.keys.signers("os"))
+    metadata.save_numbered(publisher.repository, "os", role)
+    metadata.commit(
+        publisher.repository,
+        current,
+        periods=metadata.load_config(publisher.repository),
+        now=publisher.now,
+        snapshot_signers=publisher.keys.signers("snapshot"),
+        timestamp_signers=publisher.keys.signers("timestamp"),
+    )
+
+
+def change_root(found: SliceMap, **changes: object) -> SliceMap:
+    """The map with other lists for the root."""
+    return msgspec.structs.replace(found, root=msgspec.structs.replace(found.root, **changes))
+
+
+def without_last(found: SliceMap) -> SliceMap:
+    """The map without the root's last slice."""
+    root = found.root
+    return change_root(
+        found,
+        blocks=root.blocks[:-1],
+        stored=root.stored[:-1],
+        skips=root.skips[:-1],
+        probes=root.probes[:-4],
+        digests=root.digests[:-8],
+    )
+
+
+def other_digests(found: SliceMap) -> SliceMap:
+    """Slices that are in the base, at wrong places of the new image."""
+    root = found.root
+    return change_root(
+        found,
+        digests=root.digests[-8:] + root.digests[:-8],
+        probes=root.probes[-4:] + root.probes[:-4],
+    )
+
+
+def garbage(found: SliceMap) -> SliceMap:
+    """Digests and places without sense."""
+    dice = random.Random(7)
+    return change_root(found, digests=dice.randbytes(len(found.root.digests)))
+
+
+def too_large(found: SliceMap) -> SliceMap:
+    """A map that costs more than it may."""
+    return msgspec.structs.replace(found, packs=found.packs * 1000)
+
+
+@pytest.mark.parametrize("change", [other_digests, garbage, too_large])
+def test_a_signed_map_that_lies_costs_little(
+    publisher: Publisher,
+    device: FileDevice,
+    new: BuiltImage,
+    change: Callable[[SliceMap], SliceMap],
+) -> None:
+    signed_again(publisher, change)
+    done = updated(device, new)
+    assert done.fetched <= done.full * 1.02
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda m: msgspec.structs.replace(m, format=2), "its format is 2"),
+        (lambda m: change_root(m, blocks=m.root.blocks[:-1]), "do not have the same length"),
+        (lambda m: change_root(m, probes=m.root.probes[:-1]), "do not have the same length"),
+        (lambda m: change_root(m, digests=b""), "do not have the same length"),
+        (lambda m: change_root(m, blocks=(0, *m.root.blocks[1:])), "slice 0 of 0 bytes"),
+        (lambda m: change_root(m, blocks=(-1, *m.root.blocks[1:])), "slice 0 of -4096 bytes"),
+        (lambda m: change_root(m, blocks=(65, *m.root.blocks[1:])), "slice 0 of 266240 bytes"),
+        (lambda m: change_root(m, blocks=(64,) * len(m.root.blocks)), "longer than the stream"),
+        (without_last, "its slices have"),
+        (lambda m: change_root(m, blocks=(15, *m.root.blocks[1:])), "reaches over the end"),
+        (lambda m: change_root(m, stored=(0, *m.root.stored[1:])), "slice 0 lies in no pack"),
+        (lambda m: change_root(m, stored=(1 << 40, *m.root.stored[1:])), "slice 0 lies in no pack"),
+        (lambda m: change_root(m, stored=(90_000, *m.root.stored[1:])), "90000 stored bytes"),
+        (lambda m: change_root(m, skips=(-1, *m.root.skips[1:])), "slice 0 lies in no pack"),
+        (lambda m: change_root(m, skips=(1 << 50, *m.root.skips[1:])), "slice 0 lies in no pack"),
+        (lambda m: msgspec.structs.replace(m, packs=()), "slice 0 lies in no pack"),
+        (lambda m: msgspec.structs.replace(m, packs=(Pack(0, bytes(32)),)), "a pack of 0 bytes"),
+        (lambda m: msgspec.structs.replace(m, packs=(Pack(9, b"x"),)), "a pack of 9 bytes"),
+        (lambda m: msgspec.structs.replace(m, boot=Slices((), (), (), b"", b"")), "have 0 bytes"),
+    ],
+)
+def test_a_map_with_wrong_numbers_is_not_used(
+    publisher: Publisher,
+    new: BuiltImage,
+    change: Callable[[SliceMap], SliceMap],
+    expected: str,
+) -> None:
+    data = msgspec.msgpack.encode(change(slice_map(publisher)))
+    with pytest.raises(ManifestError) as caught:
+        decode_slices(data, new.index)
+    assert expected in caught.value.details
+
+
+def test_a_map_that_is_cut_short_is_not_used(publisher: Publisher, new: BuiltImage) -> None:
+    data = document(publisher).read_bytes()
+    decode_slices(data, new.index)
+    for size in range(0, len(data), 97):
+        with pytest.raises(ManifestError):
+            decode_slices(data[:size], new.index)
+
+
+class Memory:
+    """A base in memory that counts what is read."""
+
+    def __init__(self, data: bytes) -> None:
+        """data: all of it."""
+        self.data = data
+        self.size = len(data)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """The bytes at offset."""
+        return self.data[offset : offset + size]
+
+
+def test_many_slices_that_begin_alike_do_not_cost_without_end(
+    publisher: Publisher, new: BuiltImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, _ = decode_slices(document(publisher).read_bytes(), new.index)
+    zero = [
+        replace(item, probe=0xC71C0011, digest=bytes([number % 256] * 8), size=LARGEST_SLICE)
+        for number, item in enumerate(root)
+    ]
+    hashed = 0
+
+    def counted(data: memoryview) -> bytes:
+        nonlocal hashed
+        hashed += len(data)
+        return digest_of(data)
+
+    monkeypatch.setattr("updater.scan.digest_of", counted)
+    assert find(Memory(bytes(16 << 20)), zero, lambda _done, _total: None) == {}
+    assert 0 < hashed <= 16 * 16 * LARGEST_SLICE
+
+
+def test_a_slice_is_found_across_windows(publisher: Publisher, new: BuiltImage) -> None:
+    root, _ = decode_slices(document(publisher).read_bytes(), new.index)
+    item: Slice = root[3]
+    data = new.root[item.offset : item.offset + item.size]
+    at = (4 << 20) - 4096
+    found = find(Memory(bytes(at) + data), root, lambda _done, _total: None)
+    assert found == {item.digest: at}
