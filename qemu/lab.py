@@ -202,11 +202,15 @@ class Lab:
         version: str | None = None,
         folder: Path | None = None,
         against: str | None = None,
+        delta_from: tuple[str, ...] = (),
         **changes: object,
     ) -> Path:
-        """Builds and publishes a package; see `build_package`. Returns the package file."""
+        """Builds and publishes a package; see `build_package`. Returns the package file.
+
+        delta_from: published versions from which deltas are made.
+        """
         path = self.build_package(name, version=version, folder=folder, against=against, **changes)
-        self.publish(path)
+        self._publish([path], delta_from=delta_from)
         return path
 
     def publish(self, *paths: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
 from qemu.device import Device
 from qemu.lab import Lab
-from qemu.scenarios.counting import MIGRATIONS, count, schema
+from qemu.scenarios.counting import MIGRATIONS, ballast, count, schema
 from qemu.server import Server
 from qemu.variants import service
 
@@ -66,21 +67,33 @@ def test_a_suite_goes_in_part_and_as_a_whole(stocked: Device) -> None:
     assert not {"greetings", "greeter-old", "greeter-new", "libgreet"} & left
 
 
-def test_an_update_migrates_state_and_a_rollback_brings_the_old_state_back(
-    stocked: Device, stock: Lab, shop: Server
+def test_an_update_by_delta_migrates_state_and_a_rollback_brings_the_old_state_back(
+    stocked: Device, stock: Lab, shop: Server, tmp_path: Path
 ) -> None:
+    stock.offer_package("counter", version="1.5", folder=ballast(tmp_path, "1.5"))
+    stocked.package("update", "counter", source=shop.url)
     stock.offer_package(
-        "counter", version="2.0", services=schema(2), state_version=2, migrations=MIGRATIONS
+        "counter",
+        version="2.0",
+        folder=ballast(tmp_path, "2.0"),
+        delta_from=("1.5",),
+        services=schema(2),
+        state_version=2,
+        migrations=MIGRATIONS,
     )
     before = count(stocked)
     done = stocked.package("update", "counter", source=shop.url)
     assert stocked.packages()["counter"]["version"] == "2.0", done
+    # A large package that changed little: made of the installed version, verified like any.
+    (fetched,) = done["fetched"]
+    assert (fetched["delta_from"], fetched["notes"]) == ("1.5", []), done
+    assert fetched["fetched"] < fetched["full"] / 100, done
     after = count(stocked)
     assert after >= before
     assert stocked.machine.run("cat /state/orbital/layers/counter/*/state/count/counts")
     time.sleep(3)
     stocked.package("rollback", "counter")
-    assert stocked.packages()["counter"]["version"] == "1.0"
+    assert stocked.packages()["counter"]["version"] == "1.5"
     assert stocked.unit("counter", "count")["ActiveState"] == "active"
     assert count(stocked) >= before
 
