@@ -18,9 +18,8 @@ from delta.frame import Base
 from manifests.delta import Part
 from manifests.index import chunk_path
 from manifests.slices import digest_of
-from updater.patches import LIMIT
+from updater.patches import LIMIT, Patches
 from updater.runs import Run, Slice
-from updater.slices import MAP_SHARE
 from updater.source import NoRangesError, NotFoundError, Source, read
 
 GAP = 4096
@@ -46,15 +45,16 @@ class Gather:
     """The slices of one update. Usable from several threads; one makes a run at a time, so
     that memory is bounded by one run and a few packs.
 
-    fetched: bytes out of packs. wasted: those of segments that failed. made: bytes that came
+    fetched: bytes of map and packs. wasted: those of segments that failed. made: bytes that came
     from the base; spared: bytes that need not be fetched for it. notes: what failed and why,
     for people.
     """
 
-    def __init__(self, source: Source, full_size: int) -> None:
-        """full_size: bytes in full."""
+    def __init__(self, source: Source, full_size: int, patches: Patches) -> None:
+        """full_size: bytes in full. patches: what shares the limit with it."""
         self._source = source
-        self._limit = int(full_size * (LIMIT - MAP_SHARE))
+        self._patches = patches
+        self._limit = int(full_size * LIMIT)
         self._packs: dict[str, bytes] = {}
         self._ranges = True
         self._lock = threading.Lock()
@@ -64,35 +64,39 @@ class Gather:
         self.spared = 0
         self.notes: list[str] = []
 
-    def make(self, run: Run, base: Base, into: memoryview, instead: int) -> bool:
+    def charge(self, size: int) -> None:
+        """Counts the bytes of the map."""
+        with self._lock:
+            self.fetched += size
+            self._patches.elsewhere = max(0, self.fetched - self.spared)
+
+    def make(self, run: Run, base: Base, into: memoryview) -> bool:
         """Fills into, which has the run's size; False when the run has to be fetched in full.
 
-        instead: bytes to fetch without it, for what of the run is not in place yet.
-        Raises FetchError when the source is gone: then it is gone for a full fetch, too.
+        run: with slices, of one piece. Raises FetchError when the source is gone: then it is
+        gone for a full fetch, too.
         """
-        if not run.slices:
-            return False
         with self._lock:
             before = self.fetched
             try:
-                self._fill(run, base, into, instead)
+                self._fill(run, base, into)
+                self.spared += run.full_size
+                return True
             except _Failed as error:
                 self.wasted += self.fetched - before
                 self._note(f"some segments are fetched whole: {error}")
                 return False
-            self.spared += instead
-            return True
+            finally:
+                self._patches.elsewhere = max(0, self.fetched - self.spared)
 
-    def skip(self, run: Run) -> None:
-        """Says that the run will not be asked for: nothing is held for it."""
-
-    def _fill(self, run: Run, base: Base, into: memoryview, instead: int) -> None:
+    def _fill(self, run: Run, base: Base, into: memoryview) -> None:
         missing = [item for item in run.slices if not _copied(item, run, base, into)]
         ranges = list(_ranges(missing))
         cost = sum(self._cost(item) for item in ranges)
-        if cost >= instead:
-            raise _Failed("its slices cost more than itself")
-        if self.fetched + cost - self.spared > self._limit:
+        if cost >= run.full_size:
+            raise _Failed("their slices cost more")
+        beyond = self.fetched + self._patches.fetched - self.spared - self._patches.spared
+        if beyond + cost > self._limit:
             raise _Failed(f"failed attempts may cost {self._limit} bytes at most")
         for found in ranges:
             content = self._content(found)

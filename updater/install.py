@@ -29,11 +29,12 @@ from updater.plan import Plan
 from updater.source import Source
 from updater.transfer import Maker, Transferred, transfer
 from updater.verity import HashTree
+from updater.ways import look
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from updater.gather import Gather
-    from updater.patches import Patches
+    from updater.making import Making
+    from updater.runs import Way
 
 _BLOCK = 1 << 20
 
@@ -85,7 +86,7 @@ def install(
         journal.save(store.root, entry)
     # ↓ Power cut: as above; the next update of this image looks for pieces in
     #   the slot and finds few or none.
-    maker = _maker(plan, source)
+    maker = _maker(plan, device, source)
     root = _write_root(plan, device, source, maker, reporter)
     # ↓ Power cut while writing or after: pieces of the new image are in the
     #   slot, nothing boots them; the next update keeps those that are right.
@@ -111,7 +112,7 @@ def install(
         full=plan.full_bytes,
         written=root.written + boot.written,
         wasted=maker.wasted if maker else 0,
-        notes=tuple(maker.notes) if maker else (),
+        notes=maker.notes if maker else (),
     )
 
 
@@ -179,18 +180,23 @@ def _write_tree(tree: HashTree, slot: Medium) -> None:
                 )
 
 
-def _maker(plan: Plan, source: Source) -> Patches | Gather | None:
-    way = plan.way
+def _maker(plan: Plan, device: Device, source: Source) -> Making | None:
+    way, slices = plan.way, plan.slices
     if way.kind == "full":
         return None
     # Decoders are loaded where they are needed.
+    from updater.making import Making
+
+    if slices is None:
+        return Making(source, way, plan.full_bytes)
     if way.kind == "chunks":
-        from updater.gather import Gather
+        return Making(source, way, plan.full_bytes, map_size=slices.size)
 
-        return Gather(source, plan.full_bytes)
-    from updater.patches import Patches
+    def found() -> tuple[Way, int]:
+        # Nobody waits for this alone: the other segments come meanwhile.
+        return look(device, source, plan.index, slices, lambda _done, _total: None)
 
-    return Patches(source, (*way.root, *way.boot), plan.full_bytes)
+    return Making(source, way, plan.full_bytes, look=found)
 
 
 @contextlib.contextmanager

@@ -30,7 +30,9 @@ class Patches:
     so that memory is bounded by one run, its references and the parts in use.
 
     fetched: bytes of parts. wasted: those of attempts that failed. made: bytes that came from
-    the base; spared: bytes that need not be fetched for it. notes: what failed and why, for people.
+    the base; spared: bytes that need not be fetched for it. elsewhere: what other attempts,
+    which share the limit, have cost beyond what they spared. notes: what failed and why, for
+    people.
     """
 
     def __init__(self, source: Source, runs: Iterable[Run], full_size: int) -> None:
@@ -45,6 +47,7 @@ class Patches:
         self.wasted = 0
         self.made = 0
         self.spared = 0
+        self.elsewhere = 0
         self.notes: list[str] = []
 
     def make(self, run: Run, base: Base, into: memoryview, instead: int) -> bool:
@@ -93,7 +96,7 @@ class Patches:
 
     def _fetch(self, part: Part) -> bytes | None:
         name = chunk_path(part.sha256)
-        risk = min(self.wasted, self.fetched - self.spared)
+        risk = min(self.wasted, self.fetched - self.spared) + self.elsewhere
         if risk + part.size > self._limit:
             self._note(f"{name} is not tried: failed attempts may cost {self._limit} bytes at most")
             return None

@@ -17,6 +17,7 @@ from recovery.slots import Slot
 from recovery.state import StateRecord
 from updater.journal import Journal
 from updater.runs import Way, in_full
+from updater.trust import Signed
 from updater.verity import tree_size
 
 # What each boot loader starts (`imager.firmware`).
@@ -66,7 +67,8 @@ class Action:
 class Plan:
     """An install that this device can do. index_sha256: digest of the index, hex.
 
-    way: how each part of the image gets into the slot.
+    way: how each part of the image gets into the slot. slices: the image's slice map, for
+    what a delta cannot make.
     """
 
     version: str
@@ -76,6 +78,7 @@ class Plan:
     index_sha256: str
     actions: tuple[Action, ...]
     way: Way
+    slices: Signed | None = None
 
     @property
     def resume(self) -> bool:
@@ -162,10 +165,11 @@ def plan(
     facts: Facts,
     journal: Journal | None,
     way: Way | None = None,
+    slices: Signed | None = None,
 ) -> Plan:
     """The actions that bring the image into the slot and on trial.
 
-    version: the one that was chosen. way: how the image comes; None: in full.
+    version: the one that was chosen. way: how the image comes; None: in full. slices: see Plan.
     Raises RefusedError when the image is not
     for this device, SpaceError when it does not fit.
     """
@@ -203,7 +207,9 @@ def plan(
         )
     actions.append(Action("write-boot-artifact", "the loader starts it"))
     actions.append(Action("start-trial", "the commit point: from there on it boots"))
-    return Plan(version, config.version, facts.slot, index, index_sha256, tuple(actions), way)
+    return Plan(
+        version, config.version, facts.slot, index, index_sha256, tuple(actions), way, slices
+    )
 
 
 def _needs_room_of_old(size: int, facts: Facts, version: str) -> bool:

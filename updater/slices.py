@@ -26,9 +26,6 @@ from manifests.slices import (
 from updater.index import invalid
 from updater.runs import Payload, Piece, Run, Slice, Way, pieces
 
-MAP_SHARE = 0.005
-"""What a map may have, as a share of the full download."""
-
 
 def decode_slices(data: bytes, index: OsIndex) -> tuple[tuple[Slice, ...], tuple[Slice, ...]]:
     """The slices of root and boot. Raises ManifestError when the map is not valid."""

@@ -40,16 +40,14 @@ Check = Callable[[int, memoryview], None]
 
 
 class Maker(Protocol):
-    """Makes runs from the base: `updater.patches.Patches`, `updater.gather.Gather`."""
+    """Makes runs from the base; see `updater.making.Making`."""
 
-    def make(self, run: Run, base: Base, into: memoryview, instead: int) -> bool:
-        """Fills into, which has the run's size; False when the run has to be fetched in full.
-
-        instead: bytes to fetch without it. Raises FetchError when the source is gone.
+    def make(
+        self, run: Run, missing: Sequence[Piece], base: Base, into: memoryview
+    ) -> Sequence[Piece]:
+        """Fills into, which has the run's size; those of the missing pieces that have to be
+        fetched in full. Raises FetchError when the source is gone.
         """
-
-    def skip(self, run: Run) -> None:
-        """Says that the run will not be asked for."""
 
 
 @dataclass(frozen=True)
@@ -270,25 +268,17 @@ class _Job:
         """Makes the target hold the run: keep what is there, else make it, else fetch it."""
         missing = [piece for piece in run.pieces if not self._present(piece, memory)]
         self._count(kept=run.size - sum(piece.segment.size for piece in missing))
-        if self._made(run, missing, memory):
-            for piece in missing:
+        left: Sequence[Piece] = missing
+        if self._maker is not None and self._base is not None:
+            left = self._maker.make(run, missing, self._base, memory[: run.size])
+        # Before memory is used for what is fetched.
+        for piece in missing:
+            if piece not in left:
                 start = piece.offset - run.offset
                 self._write(piece, memory[start : start + piece.segment.size], scratch)
-            return
-        for piece in missing:
+        for piece in left:
             self._write(piece, fetch_segment(self._source, piece.segment, memory), scratch)
             self._count(fetched=piece.segment.stored_size)
-
-    def _made(self, run: Run, missing: Sequence[Piece], memory: memoryview) -> bool:
-        """Whether memory now holds the run, made from the base."""
-        if self._maker is None or self._base is None:
-            return False
-        # What is left of the run may be cheaper to fetch.
-        instead = sum(piece.segment.stored_size for piece in missing)
-        if run.cost >= instead:
-            self._maker.skip(run)
-            return False
-        return self._maker.make(run, self._base, memory[: run.size], instead)
 
     def _present(self, piece: Piece, memory: memoryview) -> bool:
         if not self._resume:

@@ -28,6 +28,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -45,6 +46,15 @@ _TOP = ("timestamp.json", "snapshot.json", "targets.json")
 # Names of delegated roles are data of the repository: only such become files beside seen.json.
 _DELEGATED = re.compile(r"(os|publisher-[a-z0-9_-]{1,63})\.json")
 _LARGEST = 8 << 20
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A file that is vouched for. path: in the repository. size in bytes; sha256 in hex."""
+
+    path: str
+    size: int
+    sha256: str
 
 
 class TrustedRepository:
@@ -139,14 +149,19 @@ class TrustedRepository:
             file = self._client.download_target(info, str(self._scratch / "target"))
             return Path(file).read_bytes()
 
-    def size_of(self, path: str) -> int | None:
-        """A target's signed size in bytes, without fetching it; None when it is not offered.
+    def signed(self, path: str) -> Signed | None:
+        """What is signed about a target, which is not fetched; None when it is not offered.
 
         Raises as `target` does.
         """
         with self._plain_errors():
             info = self._client.get_targetinfo(path) if self.role_of(path) else None
-            return None if info is None else info.length
+        if info is None or "sha256" not in info.hashes:
+            return None
+        parent, _, name = path.rpartition("/")
+        digest = info.hashes["sha256"]
+        # Consistent snapshots (TUF specification, 6.2): the name has the digest.
+        return Signed(f"targets/{parent}/{digest}.{name}", info.length, digest)
 
     def role_of(self, path: str) -> str | None:
         """The role that alone decides about a target; None when nobody does.

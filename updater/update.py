@@ -23,7 +23,7 @@ from updater.repository import opened_source, refreshed
 from updater.runs import cheapest
 from updater.source import DirectorySource, Source
 from updater.trust import TrustedRepository
-from updater.ways import cheaper, may_gather
+from updater.ways import cheaper, serves, slice_map
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -173,11 +173,15 @@ def _offer(
         index = decode_index(data)
         delta, notes = _delta(device, repository, index)
         way = cheapest(index, delta)
-        if reporter is not None:
-            way, more = cheaper(way, device, repository, index, reporter)
-            notes += more
-        elif may_gather(way, repository, index):
-            notes += ("the running image may have parts of it: then less is fetched",)
+        slices = slice_map(repository, index)
+        if slices is not None and not serves(way, index):
+            if reporter is None:
+                notes += ("the running image may have parts of it: then less is fetched",)
+            else:
+                way, more = cheaper(
+                    way, index, slices, device=device, source=source, reporter=reporter
+                )
+                notes += more
         packages, parcels = _packages(device, repository, index, record, int(now))
     chosen = plan(
         index,
@@ -187,6 +191,7 @@ def _offer(
         facts=device.facts(),
         journal=journal.load(device.store.root),
         way=way,
+        slices=slices,
     )
     notes += parcels.notes if parcels is not None else ()
     return Offer(release, chosen, packages, parcels, notes), release.summary

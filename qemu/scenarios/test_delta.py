@@ -80,10 +80,12 @@ def test_deltas_are_small_survive_a_power_cut_and_give_way_when_they_cannot_be_u
     assert device.restart(BOOT_SECONDS)["version"] == "2.6"
     _settled(device)
 
-    # The delta is announced and not there.
+    # The delta is announced and not there: slices of the running image are.
     lab.offer("2.7", delta_from=("2.6",))
     for part in _parts(lab, "2.7"):
         part.unlink()
     done = device.update(server.url, "2.7")["installed"]
     assert any("no such file" in note for note in done["notes"]), done
-    assert (done["fetched"], done["wasted"]) == (done["full"], 0)
+    assert done["copied"] > done["full"] / 2, done
+    assert done["fetched"] < done["full"] / 3
+    assert done["wasted"] == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import random
 import shutil
@@ -18,7 +17,7 @@ from imager.cache import Cache
 from imager.repository import metadata
 from imager.repository.deltas import DeltaMaker
 from imager.repository.targets import add_target
-from manifests.delta import Delta, Frame, Part
+from manifests.delta import Delta
 from recovery.generations import Generation
 from tests.updater.devices import FileDevice
 from tests.updater.images import BuiltImage, build_image, content
@@ -26,7 +25,6 @@ from tests.updater.power import Power, PowerCut
 from tests.updater.publisher import Publisher
 from tests.updater.webserver import WebServer
 from updater.install import Installed
-from updater.runs import cheapest, delta_problem, in_full
 
 SIZE = 4 << 20
 
@@ -233,6 +231,28 @@ def test_whatever_is_wrong_with_a_delta_the_update_completes_at_a_bounded_cost(
     assert done.wasted <= done.full * 0.02
 
 
+def test_what_a_delta_cannot_make_comes_by_slices(
+    publisher: Publisher, device: FileDevice, new: BuiltImage
+) -> None:
+    no_parts(publisher, device)
+    done = updated(device, new)
+    assert (done.way, done.wasted) == ("delta", 0)
+    assert done.copied > SIZE / 2
+    assert done.fetched < done.full / 3
+    assert "no such file" in done.notes[0]
+
+
+def test_without_slices_it_is_fetched_in_full(
+    publisher: Publisher, device: FileDevice, new: BuiltImage
+) -> None:
+    no_parts(publisher, device)
+    for path in publisher.repository.glob("targets/**/*.slices.msgpack"):
+        path.unlink()
+    done = updated(device, new)
+    assert done.fetched == full_size(new)
+    assert any("what the delta cannot make is fetched in full" in note for note in done.notes)
+
+
 def test_one_bad_part_costs_only_what_it_would_have_made(
     publisher: Publisher, device: FileDevice, new: BuiltImage
 ) -> None:
@@ -361,47 +381,3 @@ def test_another_base_has_no_delta(
     running(device, other)
     done = updated(device, new)
     assert done.fetched == done.full == full_size(new)
-
-
-def test_the_way_is_chosen_by_signed_sizes(new: BuiltImage) -> None:
-    index = new.index
-    pieces, boot = len(index.root.stream.segments), len(index.boot.stream.segments)
-    part = Part(1000, "ab" * 32)
-
-    def delta(*root: Frame, size: int = 1000) -> Delta:
-        return Delta(1, "1.0", "00", root, (Frame(boot),), (Part(size, part.sha256),))
-
-    useful = delta(Frame(2, 0, 0, 1000), Frame(pieces - 2))
-    assert delta_problem(useful, index) == ""
-    way = cheapest(index, useful)
-    assert way.from_version == "1.0"
-    saved = sum(segment.stored_size for segment in index.root.stream.segments[:2]) - 1000
-    assert way.fetch_bytes == in_full(index).fetch_bytes - saved
-    assert len(way.root) == pieces - 1
-    # More than what it makes: not used. Nothing saved at all: in full.
-    useless = delta(Frame(1, 0, 0, 99_999), Frame(pieces - 1), size=99_999)
-    assert cheapest(index, useless) == in_full(index)
-    assert cheapest(index, None) == in_full(index)
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        ({"format": 2}, "its format is 2"),
-        ({"root": [{"segments": 0}]}, "a frame has no segments"),
-        ({"root": [{"segments": 3}]}, "its frames have 3 segments"),
-        ({"parts": [{"size": 0, "sha256": "00" * 32}]}, "a part of 0 bytes"),
-        ({"parts": [{"size": 1 << 30, "sha256": "00" * 32}]}, "a part of"),
-        ({"parts": [{"size": 5, "sha256": "../x"}]}, "the digest of a part"),
-        ({"boot": [{"segments": 2, "part": 9, "size": 1}]}, "boot: there is no part 9"),
-        ({"boot": [{"segments": 2, "part": -1, "size": 1}]}, "boot: there is no part -1"),
-        ({"boot": [{"segments": 2, "offset": -1, "size": 1}]}, "boot: a payload lies outside"),
-        ({"boot": [{"segments": 2, "offset": 1, "size": 1 << 20}]}, "boot: a payload lies outside"),
-    ],
-)
-def test_a_delta_document_with_wrong_numbers_is_not_used(
-    new: BuiltImage, publisher: Publisher, change: dict[str, object], expected: str
-) -> None:
-    good = json.loads(document(publisher).read_bytes())
-    wrong = msgspec.json.decode(json.dumps({**good, **change}).encode(), type=Delta)
-    assert expected in delta_problem(wrong, new.index)

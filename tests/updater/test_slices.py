@@ -17,8 +17,8 @@ from imager.cache import Cache
 from imager.repository import metadata
 from imager.repository.deltas import DeltaMaker
 from imager.repository.targets import add_target
-from manifests.slices import LARGEST_SLICE, Pack, SliceMap, Slices, digest_of, slices_target
-from recovery.errors import ManifestError, RefusedError
+from manifests.slices import LARGEST_SLICE, SliceMap, slices_target
+from recovery.errors import RefusedError
 from recovery.reporter import SilentReporter
 from tests.updater import images
 from tests.updater.devices import FileDevice
@@ -28,9 +28,6 @@ from tests.updater.publisher import Publisher
 from tests.updater.test_delta import Published, damage, edited, full_size, running, updated
 from tests.updater.webserver import WebServer
 from updater.budget import Budget
-from updater.runs import Slice
-from updater.scan import find
-from updater.slices import decode_slices
 from updater.update import Request, update
 
 SIZE = 8 << 20
@@ -257,13 +254,13 @@ def test_an_unrelated_image_is_fetched_in_full(
 
 
 def answers(web: WebServer) -> list[list[str]]:
-    """Path, status and bytes of every answer with a chunk."""
+    """Path, status and bytes of every answer with a map or a chunk."""
     lines = (web.base / "access.log").read_text().splitlines()
-    return [line.split() for line in lines if "/chunks/" in line]
+    return [line.split() for line in lines if "/chunks/" in line or ".slices." in line]
 
 
 def sent(web: WebServer) -> int:
-    """Bytes of chunks that came over the network."""
+    """Bytes of map and packs that came over the network."""
     return sum(int(size) for _, _, size in answers(web))
 
 
@@ -360,19 +357,6 @@ def change_root(found: SliceMap, **changes: object) -> SliceMap:
     return msgspec.structs.replace(found, root=msgspec.structs.replace(found.root, **changes))
 
 
-def without_last(found: SliceMap) -> SliceMap:
-    """The map without the root's last slice."""
-    root = found.root
-    return change_root(
-        found,
-        blocks=root.blocks[:-1],
-        stored=root.stored[:-1],
-        skips=root.skips[:-1],
-        probes=root.probes[:-4],
-        digests=root.digests[:-8],
-    )
-
-
 def other_digests(found: SliceMap) -> SliceMap:
     """Slices that are in the base, at wrong places of the new image."""
     root = found.root
@@ -404,89 +388,3 @@ def test_a_signed_map_that_lies_costs_little(
     signed_again(publisher, change)
     done = updated(device, new)
     assert done.fetched <= done.full * 1.02
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        (lambda m: msgspec.structs.replace(m, format=2), "its format is 2"),
-        (lambda m: change_root(m, blocks=m.root.blocks[:-1]), "do not have the same length"),
-        (lambda m: change_root(m, probes=m.root.probes[:-1]), "do not have the same length"),
-        (lambda m: change_root(m, digests=b""), "do not have the same length"),
-        (lambda m: change_root(m, blocks=(0, *m.root.blocks[1:])), "slice 0 of 0 bytes"),
-        (lambda m: change_root(m, blocks=(-1, *m.root.blocks[1:])), "slice 0 of -4096 bytes"),
-        (lambda m: change_root(m, blocks=(65, *m.root.blocks[1:])), "slice 0 of 266240 bytes"),
-        (lambda m: change_root(m, blocks=(64,) * len(m.root.blocks)), "longer than the stream"),
-        (without_last, "its slices have"),
-        (lambda m: change_root(m, blocks=(15, *m.root.blocks[1:])), "reaches over the end"),
-        (lambda m: change_root(m, stored=(0, *m.root.stored[1:])), "slice 0 lies in no pack"),
-        (lambda m: change_root(m, stored=(1 << 40, *m.root.stored[1:])), "slice 0 lies in no pack"),
-        (lambda m: change_root(m, stored=(90_000, *m.root.stored[1:])), "90000 stored bytes"),
-        (lambda m: change_root(m, skips=(-1, *m.root.skips[1:])), "slice 0 lies in no pack"),
-        (lambda m: change_root(m, skips=(1 << 50, *m.root.skips[1:])), "slice 0 lies in no pack"),
-        (lambda m: msgspec.structs.replace(m, packs=()), "slice 0 lies in no pack"),
-        (lambda m: msgspec.structs.replace(m, packs=(Pack(0, bytes(32)),)), "a pack of 0 bytes"),
-        (lambda m: msgspec.structs.replace(m, packs=(Pack(9, b"x"),)), "a pack of 9 bytes"),
-        (lambda m: msgspec.structs.replace(m, boot=Slices((), (), (), b"", b"")), "have 0 bytes"),
-    ],
-)
-def test_a_map_with_wrong_numbers_is_not_used(
-    publisher: Publisher,
-    new: BuiltImage,
-    change: Callable[[SliceMap], SliceMap],
-    expected: str,
-) -> None:
-    data = msgspec.msgpack.encode(change(slice_map(publisher)))
-    with pytest.raises(ManifestError) as caught:
-        decode_slices(data, new.index)
-    assert expected in caught.value.details
-
-
-def test_a_map_that_is_cut_short_is_not_used(publisher: Publisher, new: BuiltImage) -> None:
-    data = document(publisher).read_bytes()
-    decode_slices(data, new.index)
-    for size in range(0, len(data), 97):
-        with pytest.raises(ManifestError):
-            decode_slices(data[:size], new.index)
-
-
-class Memory:
-    """A base in memory that counts what is read."""
-
-    def __init__(self, data: bytes) -> None:
-        """data: all of it."""
-        self.data = data
-        self.size = len(data)
-
-    def read(self, offset: int, size: int) -> bytes:
-        """The bytes at offset."""
-        return self.data[offset : offset + size]
-
-
-def test_many_slices_that_begin_alike_do_not_cost_without_end(
-    publisher: Publisher, new: BuiltImage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root, _ = decode_slices(document(publisher).read_bytes(), new.index)
-    zero = [
-        replace(item, probe=0xC71C0011, digest=bytes([number % 256] * 8), size=LARGEST_SLICE)
-        for number, item in enumerate(root)
-    ]
-    hashed = 0
-
-    def counted(data: memoryview) -> bytes:
-        nonlocal hashed
-        hashed += len(data)
-        return digest_of(data)
-
-    monkeypatch.setattr("updater.scan.digest_of", counted)
-    assert find(Memory(bytes(16 << 20)), zero, lambda _done, _total: None) == {}
-    assert 0 < hashed <= 16 * 16 * LARGEST_SLICE
-
-
-def test_a_slice_is_found_across_windows(publisher: Publisher, new: BuiltImage) -> None:
-    root, _ = decode_slices(document(publisher).read_bytes(), new.index)
-    item: Slice = root[3]
-    data = new.root[item.offset : item.offset + item.size]
-    at = (4 << 20) - 4096
-    found = find(Memory(bytes(at) + data), root, lambda _done, _total: None)
-    assert found == {item.digest: at}
