@@ -65,19 +65,22 @@ class Head:
         return sum(reference.size for reference in self.references)
 
 
-def read(payload: Reader, base_size: int, frame_size: int) -> Head:
-    """The head, of which every range lies in the base and in the frame. Raises DeltaError."""
+def read(payload: Reader, base_size: int, frame_size: int, unit: int = 1) -> Head:
+    """The head, of which every range lies in the base and in the frame. Raises DeltaError.
+
+    unit: bytes in which the copies are counted.
+    """
     tables = read_section(payload, TABLES_LIMIT, "tables").whole()
     rewrites = read_section(payload, REWRITES_LIMIT, "rewrites").whole()
     reader = Reader(memoryview(tables))
-    copies = _copies(reader, base_size, frame_size)
+    copies = _copies(reader, base_size, frame_size, unit)
     references = _references(reader, base_size)
     rewritings = _rewritings(reader, memoryview(rewrites), len(references))
     reader.end()
     return Head(copies, references, rewritings)
 
 
-def _copies(reader: Reader, base_size: int, frame_size: int) -> list[Copy]:
+def _copies(reader: Reader, base_size: int, frame_size: int, unit: int) -> list[Copy]:
     count = reader.number(COPIES, "a number of copies")
     gaps = [reader.number(frame_size, "coded bytes before a copy") for _ in range(count)]
     sizes = [reader.number(frame_size, "a size of a copy") for _ in range(count)]
@@ -85,11 +88,11 @@ def _copies(reader: Reader, base_size: int, frame_size: int) -> list[Copy]:
     at = end = 0
     for gap, size in zip(gaps, sizes, strict=True):
         # Where one would expect it: as far from the copy before as in the frame.
-        source = _range(reader, end + gap, size, base_size)
-        copies.append(Copy(at + gap, source))
+        source = _range(reader, end + gap, size, base_size // unit)
+        copies.append(Copy((at + gap) * unit, Range(source.offset * unit, size * unit)))
         at += gap + size
         end = source.offset + size
-        if at > frame_size:
+        if at * unit > frame_size:
             raise DeltaError(f"expected copies up to {frame_size} of the frame, found {at}")
     return copies
 

@@ -36,7 +36,7 @@ class _Sparse:
     def __init__(self, size: int, gaps: bytes, changes: bytes) -> None:
         self._size = size
         self._at = 0
-        self._changes = _placed(gaps, changes)
+        self._changes = placed(gaps, changes)
         self._next = next(self._changes, _NONE)
 
     def read(self, size: int) -> Data:
@@ -65,8 +65,8 @@ class _Sparse:
 _NONE = (1 << 63, 0)
 
 
-def _placed(gaps: bytes, changes: bytes) -> Iterator[tuple[int, int]]:
-    """Where in the added bytes each change is, and the change."""
+def placed(gaps: bytes, changes: bytes) -> Iterator[tuple[int, int]]:
+    """Where in the added bytes each change is, and the change. Raises DeltaError."""
     place = -1
     try:
         for gap, change in zip(numbers(gaps), changes, strict=True):

@@ -6,12 +6,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from delta import head
+from delta.decode import WITH_INODES
 from delta.frame import DICTIONARY, FRAME_LIMIT, STORE, VERSION, Base, apply, gaps
 from delta.head import Head, Range, Rewriting
+from delta.inode_tables import BLOCK, Tables
+from delta.inode_tables import Range as Bounds
+from delta.inodes import fill, without
 from delta.references import read_references
 from imager.delta.difference import differences
 from imager.delta.head import written
-from imager.delta.sections import Effort, quick_size, section, zstd_section
+from imager.delta.inode_tables import corrections
+from imager.delta.inode_tables import written as written_tables
+from imager.delta.sections import BYTES, Effort, quick_size, section, zstd_section
 
 # A codec at full effort is expected to make at least this much of its quick estimate; below that
 # it is not tried when another one is better already.
@@ -47,54 +53,86 @@ def encode(
     references: Sequence[Reference],
     *,
     level: int = 19,
+    inodes: Tables | None = None,
 ) -> bytes:
     """The payload that makes new, the bytes of one frame, out of the base.
 
     Deterministic, and decoded once before it is returned. copies: in any order, none overlaps
     another, each is true; neighbours may be many small ones. references: at most 16 MiB together
     and within the limits of delta.head; they are concatenated in this order. level: as zstd's;
-    from 19 on everything is tried.
+    from 19 on everything is tried. inodes: what predicts a part of the rest.
 
     Raises ValueError if copies or references are not as said, and what the base raises.
     """
     effort = Effort(level)
-    merged = _merged(new, base, copies)
+    merged = merged_copies(new, base, copies)
     places = [head.Copy(copy.at, Range(copy.offset, copy.size)) for copy in merged]
-    coded = b"".join(new[start:end] for start, end in gaps(places, len(new)))
+    rest = list(gaps(places, len(new)))
+    form = _Form(effort)
+    if inodes is not None:
+        predicted, rest = _predicted(inodes, base, new, places, effort)
+        form = _Form(effort, predicted)
+    coded = b"".join(new[start:end] for start, end in rest)
     plain = Head(places, (), {})
     full = _with_references(plain, base, references) if coded else plain
     if coded:
-        payloads = list(_candidates(coded, base, plain, full, effort))
+        payloads = list(_candidates(coded, base, plain, full, form))
     else:
-        payloads = [_payload(plain, STORE, effort, section(b"", effort))]
+        payloads = [form.payload(plain, STORE, section(b"", effort))]
     best = min(payloads, key=len)
     _verify(best, base, new)
     return best
 
 
-def _candidates(
-    coded: bytes, base: Base, plain: Head, full: Head, effort: Effort
-) -> Iterator[bytes]:
+def _candidates(coded: bytes, base: Base, plain: Head, full: Head, form: _Form) -> Iterator[bytes]:
     """Payloads by each codec that may be the best."""
+    effort = form.effort
     best: int | None = None
     if full.references:
         references = bytes(read_references(full, base))
         for codec, data in differences(coded, references, effort).items():
-            yield (payload := _payload(full, codec, effort, data))
+            yield (payload := form.payload(full, codec, data))
             best = len(payload) if best is None else min(best, len(payload))
         if best is None or quick_size(coded, references) * HOPE < best:
             data = zstd_section(coded, references, effort)
-            yield (payload := _payload(full, DICTIONARY, effort, data))
+            yield (payload := form.payload(full, DICTIONARY, data))
             best = len(payload) if best is None else min(best, len(payload))
     if best is None or quick_size(coded) * HOPE < best:
-        yield _payload(plain, STORE, effort, section(coded, effort, code=True))
+        yield form.payload(plain, STORE, section(coded, effort, code=True))
 
 
-def _payload(contents: Head, codec: int, effort: Effort, data: bytes) -> bytes:
-    return bytes([VERSION, codec]) + written(contents, effort) + data
+@dataclass(frozen=True)
+class _Form:
+    """What the payloads of a frame have in common. inodes: the sections that predict them."""
+
+    effort: Effort
+    inodes: bytes = b""
+
+    def payload(self, contents: Head, codec: int, data: bytes) -> bytes:
+        """A payload. data: what comes after its head."""
+        if not self.inodes:
+            return bytes([VERSION, codec]) + written(contents, self.effort) + data
+        head = written(contents, self.effort, BLOCK)
+        return bytes([WITH_INODES, codec]) + head + self.inodes + data
 
 
-def _merged(new: bytes, base: Base, copies: Sequence[Copy]) -> list[Copy]:
+def _predicted(
+    tables: Tables,
+    base: Base,
+    new: bytes,
+    copies: Sequence[head.Copy],
+    effort: Effort,
+) -> tuple[bytes, list[Bounds]]:
+    """The sections that predict inodes, and what of the coded ranges is left."""
+    made = memoryview(bytearray(len(new)))
+    coded = list(gaps(copies, len(new)))
+    filled, holes = fill(tables, base, made, copies)
+    sections = (written_tables(tables, coded), *corrections(filled, made, new))
+    rest = sorted([*without(coded, tables.ranges), *holes])
+    return b"".join(section(part, effort, BYTES) for part in sections), rest
+
+
+def merged_copies(new: bytes, base: Base, copies: Sequence[Copy]) -> list[Copy]:
     """The copies in order, neighbours in frame and base as one."""
     if len(new) > FRAME_LIMIT:
         raise ValueError(f"a frame has at most {FRAME_LIMIT} bytes, not {len(new)}")

@@ -7,21 +7,21 @@ from delta.varint import write, write_signed
 from imager.delta.sections import BYTES, Effort, section
 
 
-def written(head: Head, effort: Effort) -> bytes:
-    """The two sections of the head."""
+def written(head: Head, effort: Effort, unit: int = 1) -> bytes:
+    """The two sections of the head. unit: bytes in which copies are counted."""
     distinct = sorted({bytes(rewriting.rewrite) for rewriting in head.rewritings.values()})
-    tables = _copies(head) + _references(head) + _rewritings(head, distinct)
+    tables = _copies(head, unit) + _references(head) + _rewritings(head, distinct)
     return section(tables, effort, BYTES) + section(b"".join(distinct), effort, BYTES)
 
 
-def _copies(head: Head) -> bytes:
+def _copies(head: Head, unit: int) -> bytes:
     gaps, sizes, distances = [], [], []
     at = end = 0
     for copy in head.copies:
         gap = copy.at - at
-        gaps.append(write(gap))
-        sizes.append(write(copy.source.size))
-        distances.append(write_signed(copy.source.offset - (end + gap)))
+        gaps.append(write(gap // unit))
+        sizes.append(write(copy.source.size // unit))
+        distances.append(write_signed((copy.source.offset - (end + gap)) // unit))
         at = copy.at + copy.source.size
         end = copy.source.offset + copy.source.size
     return write(len(gaps)) + b"".join(gaps + sizes + distances)

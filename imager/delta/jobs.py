@@ -55,8 +55,8 @@ class EncodeJob:
         return self.plan.coded + self.plan.size // _COPYING + 1
 
 
-class _Base:
-    """The old stream as the codec reads it."""
+class Mapped:
+    """A stream as the codec reads its base."""
 
     def __init__(self, stream: memoryview) -> None:
         self._stream = stream
@@ -112,8 +112,9 @@ def encode(task: EncodeJob) -> bytes:
     ]
     return frame.encode(
         bytes(streams.new[planned.offset : planned.offset + planned.size]),
-        _Base(streams.old),
+        Mapped(streams.old),
         planned.copies,
         references,
         level=task.level,
+        inodes=planned.inodes,
     )

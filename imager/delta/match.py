@@ -71,7 +71,7 @@ Digest = Callable[[int, int], bytes]
 def match(old: Layout, new: Layout, old_digest: Digest, new_digest: Digest) -> list[Unit]:
     """Units that cover the new image's file system in order, without gaps."""
     files = _Files(old, old_digest)
-    metadata = _Metadata(old, new)
+    metadata = _Metadata(old, new, old_digest, new_digest)
     numbers = {node.path: number for number, node in enumerate(new.nodes)}
     units: list[Unit] = []
     at = 0
@@ -136,7 +136,9 @@ class _Files:
 class _Metadata:
     """References for what lies between the files."""
 
-    def __init__(self, old: Layout, new: Layout) -> None:
+    def __init__(self, old: Layout, new: Layout, old_digest: Digest, new_digest: Digest) -> None:
+        self._new_digest = new_digest
+        self._blocks_of = _metadata_blocks(old, old_digest)
         self._old_size = old.size
         self._block = old.block
         inodes = sorted((node.inode, node.path) for node in new.nodes)
@@ -149,7 +151,18 @@ class _Metadata:
         self._first = Span(0, min(old.block, old.size))
 
     def units(self, start: int, end: int) -> Iterator[Unit]:
-        """Units of the range [start, end)."""
+        """Units of the range [start, end): blocks that are the same, and those that are not."""
+        pending = start
+        for at in range(start, end, self._block):
+            size = min(self._block, end - at)
+            same = self._blocks_of.get(self._new_digest(at, size))
+            if same is not None and size == self._block:
+                yield from self._changed(pending, at)
+                yield Unit(Span(at, size), Reason.SAME, (Span(same, size),))
+                pending = at + size
+        yield from self._changed(pending, end)
+
+    def _changed(self, start: int, end: int) -> Iterator[Unit]:
         while start < end:
             # Cut where every image would: at multiples, not counted from the last file.
             stop = min((start // _METADATA_UNIT + 1) * _METADATA_UNIT, end)
@@ -171,6 +184,18 @@ class _Metadata:
         start = node.inode // self._block * self._block
         end = -(-node.inode_end // self._block) * self._block
         return Span(start, min(end, self._old_size) - start)
+
+
+def _metadata_blocks(layout: Layout, digest: Digest) -> dict[bytes, int]:
+    """The first of each block that lies between the files."""
+    found: dict[bytes, int] = {}
+    at = 0
+    ends = [(node.data, node.data + node.data_size) for node in layout.extents()]
+    for start, end in [*ends, (layout.size, layout.size)]:
+        for place in range(at, start - layout.block + 1, layout.block):
+            found.setdefault(digest(place, layout.block), place)
+        at = max(at, end)
+    return found
 
 
 def merged(spans: Iterable[Span], *, gap: int = 0) -> list[Span]:

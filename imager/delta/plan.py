@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from delta.decode import FRAME_LIMIT
+from delta.inode_tables import Tables
 from imager.delta.frame import Copy
 from imager.delta.match import Reason, Span, Unit, merged
 
@@ -12,6 +14,8 @@ from imager.delta.match import Reason, Span, Unit, merged
 REFERENCES = 16 << 20
 # Where a part of a file is made from the matching part of the old file, that much around it too.
 _MARGIN = 1 << 20
+# Two frames with no more than this to code share what they have in common.
+LITTLE = 4 << 20
 # Shorter copies cost more in the list of operations than they save in the coded stream.
 _SHORTEST_COPY = 64
 
@@ -30,13 +34,15 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class FramePlan:
-    """A frame to encode. offset, size: its range of the new stream."""
+    """A frame to encode. offset, size: its range of the new stream. inodes: what predicts them,
+    when that is worth it."""
 
     offset: int
     size: int
     pieces: int
     copies: tuple[Copy, ...]
     references: tuple[Wanted, ...]
+    inodes: Tables | None = None
 
     @property
     def coded(self) -> int:
@@ -52,38 +58,57 @@ def plan(
     pieces: int,
     limit: int = REFERENCES,
     is_code: frozenset[Pair] = frozenset(),
+    little: int = LITTLE,
 ) -> list[FramePlan]:
     """Frames that cover the new stream of that size. units: in order, without gaps.
 
-    pieces: of a frame, but for the last. is_code: pairs whose references keep their pair.
+    pieces: of a frame as a rule; two frames that have no more than little bytes to code are made
+    one. is_code: pairs whose references keep their pair.
     """
     frames: list[FramePlan] = []
-    length = piece * pieces
-    parts = _parts(units, length)
-    for offset in range(0, size, length):
-        end = min(offset + length, size)
-        mine = parts.get(offset // length, [])
+    starts = _starts(units, size, piece * pieces, little)
+    parts = parts_of(units, starts)
+    for offset, end, mine in zip(starts, [*starts, size][1:], parts, strict=True):
         frames.append(
             FramePlan(
                 offset,
                 end - offset,
                 -(-(end - offset) // piece),
                 _copies(mine, offset),
-                _references(mine, limit, is_code),
+                references(mine, limit, is_code),
             )
         )
     return frames
 
 
-def _parts(units: Sequence[Unit], length: int) -> dict[int, list[tuple[Span, Unit]]]:
-    """By frame: ranges of the frame with the units that they are of."""
-    found: dict[int, list[tuple[Span, Unit]]] = {}
+def _starts(units: Sequence[Unit], size: int, length: int, little: int) -> list[int]:
+    """Where frames begin: every length bytes, but for two that are made as one."""
+    starts = list(range(0, size, length))
+    coded = [
+        sum(span.size for span, unit in part if unit.reason is not Reason.SAME)
+        for part in parts_of(units, starts)
+    ]
+    joined = {
+        starts[number]
+        for number in range(1, len(starts), 2)
+        if 2 * length <= FRAME_LIMIT and sum(coded[number - 1 : number + 1]) <= little
+    }
+    return [start for start in starts if start not in joined]
+
+
+def parts_of(units: Sequence[Unit], starts: Sequence[int]) -> list[list[tuple[Span, Unit]]]:
+    """For each frame, its ranges with the units that they are of. starts: of the frames."""
+    found: list[list[tuple[Span, Unit]]] = [[] for _ in starts]
+    number = 0
     for unit in units:
-        start = unit.span.offset
-        while start < unit.span.end:
-            stop = min((start // length + 1) * length, unit.span.end)
-            found.setdefault(start // length, []).append((Span(start, stop - start), unit))
-            start = stop
+        at = unit.span.offset
+        while at < unit.span.end:
+            while number + 1 < len(starts) and starts[number + 1] <= at:
+                number += 1
+            last = number + 1 == len(starts)
+            stop = unit.span.end if last else min(starts[number + 1], unit.span.end)
+            found[number].append((Span(at, stop - at), unit))
+            at = stop
     return found
 
 
@@ -103,7 +128,7 @@ def _copies(parts: Sequence[tuple[Span, Unit]], frame: int) -> tuple[Copy, ...]:
     return tuple(copy for copy in found if copy.size >= _SHORTEST_COPY)
 
 
-def _references(
+def references(
     parts: Sequence[tuple[Span, Unit]], limit: int, is_code: frozenset[Pair]
 ) -> tuple[Wanted, ...]:
     """Old ranges of all units that are not the same, at most limit bytes, in their old order."""

@@ -20,6 +20,7 @@ from imager.delta import jobs
 from imager.delta.jobs import EncodeJob
 from imager.delta.match import Unit
 from imager.delta.plan import FramePlan, Pair, Wanted, plan
+from imager.delta.predict import with_predictions
 from imager.delta.streams import CodePair, Streams
 from recovery.reporter import Reporter, SilentReporter
 
@@ -76,37 +77,46 @@ def make(
 
     Raises ToolError when an image cannot be read.
     """
+    from imager.delta.opened_stream import make_opened
+
     reporter = reporter or SilentReporter()
-    with Streams.open(old, old_size, new, new_size) as streams:
-        reporter.stage("delta: match")
-        prepared = prepare(streams, piece=piece, pieces=pieces, kind=kind)
-    with _crew(workers or os.cpu_count() or 1, (old, old_size, new, new_size)) as crew:
-        rewrites = _learn(prepared, crew, reporter)
-        payloads = _encode(prepared.frames, rewrites, level, crew, reporter)
-    frames: list[Frame] = []
+    paths = old, old_size, new, new_size
+    frames = None
+    if kind == "erofs":
+        frames = make_opened(paths, piece=piece, level=level, workers=workers, reporter=reporter)
+    if frames is None:
+        with Streams.open(*paths) as streams:
+            reporter.stage("delta: match")
+            prepared = prepare(streams, piece=piece, pieces=pieces, kind=kind)
+        with hired(workers or os.cpu_count() or 1, paths) as crew:
+            rewrites = learned(prepared, crew, reporter)
+            payloads = _encode(prepared.frames, rewrites, level, crew, reporter)
+        frames = list(map(Frame, (frame.pieces for frame in prepared.frames), payloads))
+    return list(_worth(frames, full_sizes))
+
+
+def _worth(frames: Sequence[Frame], full_sizes: Sequence[int]) -> Iterator[Frame]:
+    """The frames without the payloads that save too little."""
     at = 0
-    for planned, payload in zip(prepared.frames, payloads, strict=True):
-        full = sum(full_sizes[at : at + planned.pieces])
-        worth = not full_sizes or len(payload) <= WORTH * full
-        frames.append(Frame(planned.pieces, payload if worth else b""))
-        at += planned.pieces
-    return frames
+    for frame in frames:
+        full = sum(full_sizes[at : at + frame.pieces])
+        worth = not full_sizes or len(frame.payload) <= WORTH * full
+        yield frame if worth else Frame(frame.pieces, b"")
+        at += frame.pieces
 
 
 def prepare(streams: Streams, *, piece: int, pieces: int = PIECES, kind: Kind = "erofs") -> Plan:
     """What would be encoded out of what. Raises ToolError when an image cannot be read."""
-    units, code = streams.matched() if kind == "erofs" else (streams.compared(), ())
-    frames = plan(
-        units,
-        len(streams.new),
-        piece=piece,
-        pieces=pieces,
-        is_code=frozenset(pair.numbers for pair in code),
-    )
+    layouts = streams.layouts() if kind == "erofs" else None
+    units, code = streams.matched(layouts) if layouts else streams.compared()
+    is_code = frozenset(pair.numbers for pair in code)
+    frames = plan(units, len(streams.new), piece=piece, pieces=pieces, is_code=is_code)
+    if layouts:
+        frames = list(with_predictions(frames, units, layouts, streams, is_code=is_code))
     return Plan(tuple(units), tuple(frames), tuple(code))
 
 
-class _Crew:
+class Crew:
     """Runs jobs, in a pool of processes or in this one."""
 
     def __init__(self, pool: ProcessPoolExecutor | None) -> None:
@@ -143,20 +153,20 @@ class _Crew:
 
 
 @contextmanager
-def _crew(workers: int, streams: tuple[Path, int, Path, int]) -> Iterator[_Crew]:
+def hired(workers: int, streams: tuple[Path, int, Path, int]) -> Iterator[Crew]:
     if workers == 1:
         with jobs.opened(*streams):
-            yield _Crew(None)
+            yield Crew(None)
         return
     # Not forked: the caller may have threads, and what they hold locked would stay so.
     context = get_context("spawn")
     with ProcessPoolExecutor(
         workers, mp_context=context, initializer=jobs.open_streams, initargs=streams
     ) as pool:
-        yield _Crew(pool)
+        yield Crew(pool)
 
 
-def _learn(prepared: Plan, crew: _Crew, reporter: Reporter) -> dict[Wanted, bytes]:
+def learned(prepared: Plan, crew: Crew, reporter: Reporter) -> dict[Wanted, bytes]:
     """How the old code is rewritten, for each reference to code where that is known."""
     wanted: dict[Pair, list[Wanted]] = {pair.numbers: [] for pair in prepared.code}
     for frame in prepared.frames:
@@ -169,7 +179,7 @@ def _learn(prepared: Plan, crew: _Crew, reporter: Reporter) -> dict[Wanted, byte
         for pair in used
     ]
     reporter.stage("delta: executables")
-    results = crew.run(jobs.learn, tasks, _progress(tasks, reporter))
+    results = crew.run(jobs.learn, tasks, progressing(tasks, reporter))
     return {
         reference: rewrite
         for pair, rewrites in zip(used, results, strict=True)
@@ -182,7 +192,7 @@ def _encode(
     frames: Sequence[FramePlan],
     rewrites: dict[Wanted, bytes],
     level: int,
-    crew: _Crew,
+    crew: Crew,
     reporter: Reporter,
 ) -> list[bytes]:
     tasks = [
@@ -190,10 +200,10 @@ def _encode(
         for frame in frames
     ]
     reporter.stage("delta: encode")
-    return crew.run(jobs.encode, tasks, _progress(tasks, reporter))
+    return crew.run(jobs.encode, tasks, progressing(tasks, reporter))
 
 
-def _progress(tasks: Sequence[jobs.Job], reporter: Reporter) -> Callable[[jobs.Job], None]:
+def progressing(tasks: Sequence[jobs.Job], reporter: Reporter) -> Callable[[jobs.Job], None]:
     total = sum(task.cost for task in tasks)
     done = 0
 

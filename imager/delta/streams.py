@@ -11,6 +11,7 @@ from pathlib import Path
 
 from imager.delta import anchors
 from imager.delta.anchors import Anchors
+from imager.delta.elf_kernel import find_kernels
 from imager.delta.erofs import Layout, Node, read_layout
 from imager.delta.match import Digest, Reason, Span, Unit, match
 from imager.delta.plan import Pair
@@ -61,12 +62,15 @@ class Streams:
 
             yield cls(views[0], views[1], forget)
 
-    def matched(self) -> tuple[list[Unit], tuple[CodePair, ...]]:
+    def matched(
+        self, layouts: tuple[Layout, Layout] | None = None
+    ) -> tuple[list[Unit], tuple[CodePair, ...]]:
         """Units of two erofs images, and the pairs of executables that differ.
 
-        Raises ToolError when an image cannot be read.
+        layouts: of the old and the new stream, when these are not images themselves. Raises
+        ToolError when an image cannot be read.
         """
-        old, new = read_layout(self.old), read_layout(self.new)
+        old, new = layouts or self.layouts()
         units = match(old, new, self._digest(self.old), self._digest(self.new))
         self.forget()
         if new.size < len(self.new):
@@ -74,17 +78,56 @@ class Streams:
         units = self._searched(units)
         return units, tuple(self._code(units, old, new))
 
-    def compared(self) -> list[Unit]:
-        """Units of two streams of unknown content: what is equal, wherever it is, and the rest."""
+    def layouts(self) -> tuple[Layout, Layout]:
+        """Where things lie in two erofs images. Raises ToolError when one cannot be read."""
+        return read_layout(self.old), read_layout(self.new)
+
+    def compared(self) -> tuple[list[Unit], tuple[CodePair, ...]]:
+        """Units of two streams of unknown content: what is equal, wherever it is, and the rest.
+
+        And the pairs of kernels in them, which lie open in a boot artifact.
+        """
+        code = tuple(self._kernels())
         known = anchors.index(self.old, self._old_parts())
+        equal = list(anchors.equal_ranges(known, self.old, self.new))
         units: list[Unit] = []
         at = 0
-        for new_at, old_at, size in anchors.equal_ranges(known, self.old, self.new):
-            units.extend(self._similar(Span(at, new_at - at), known))
-            units.append(Unit(Span(new_at, size), Reason.SAME, (Span(old_at, size),)))
-            at = new_at + size
-        units.extend(self._similar(Span(at, len(self.new) - at), known))
-        return units
+        for pair in code:
+            span = Span(pair.new.data, pair.new.size)
+            units.extend(self._between(Span(at, span.offset - at), equal, known))
+            old = Span(pair.old.data, pair.old.size)
+            units.append(Unit(span, Reason.PATH, (old,), pair.numbers))
+            at = span.end
+        units.extend(self._between(Span(at, len(self.new) - at), equal, known))
+        return units, code
+
+    def _between(
+        self, span: Span, equal: Sequence[tuple[int, int, int]], known: Anchors
+    ) -> Iterator[Unit]:
+        """Units of a range of the new stream."""
+        at = span.offset
+        for new_at, old_at, size in equal:
+            start, end = max(at, new_at), min(span.end, new_at + size)
+            if start < end:
+                yield from self._similar(Span(at, start - at), known)
+                same = Span(old_at + start - new_at, end - start)
+                yield Unit(Span(start, end - start), Reason.SAME, (same,))
+                at = end
+        yield from self._similar(Span(at, span.end - at), known)
+
+    def _kernels(self) -> Iterator[CodePair]:
+        """The first kernel of the one and of the other, unless they are the same."""
+        nodes = []
+        for stream in (self.old, self.new):
+            found = find_kernels(stream)
+            self.forget()
+            if not found:
+                return
+            at, size = found[0]
+            nodes.append(Node("kernel", "file", size, 0, 0, at, size))
+        old, new = nodes
+        if self._digest(self.old)(old.data, old.size) != self._digest(self.new)(new.data, new.size):
+            yield CodePair((0, 0), old, new)
 
     def _old_parts(self) -> Iterator[Span]:
         """All of the old stream, of which only a part is held at a time."""

@@ -14,7 +14,7 @@ PIECE = 4 * MIB
 
 
 def planned(*units: Unit, code: frozenset[tuple[int, int]] = frozenset()) -> list[FramePlan]:
-    return plan(units, units[-1].span.end, piece=PIECE, pieces=2, is_code=code)
+    return plan(units, units[-1].span.end, piece=PIECE, pieces=2, is_code=code, little=-1)
 
 
 def test_frames_have_whole_pieces_and_the_last_has_the_rest() -> None:
@@ -24,6 +24,22 @@ def test_frames_have_whole_pieces_and_the_last_has_the_rest() -> None:
         (8 * MIB, 8 * MIB, 2),
         (16 * MIB, 5 * MIB, 2),
     ]
+
+
+def test_two_frames_with_little_to_code_are_made_one() -> None:
+    same = [Unit(Span(at * MIB, 7 * MIB), Reason.SAME, (Span(0, 7 * MIB),)) for at in (0, 8, 16)]
+    rest = [Unit(Span((at + 7) * MIB, MIB), Reason.NONE) for at in (0, 8, 16)]
+    units = [unit for pair in zip(same, rest, strict=True) for unit in pair]
+    frames = plan(units, 24 * MIB, piece=PIECE, pieces=2)
+    assert [(frame.size, frame.pieces, frame.coded) for frame in frames] == [
+        (16 * MIB, 4, 2 * MIB),
+        (8 * MIB, 2, MIB),
+    ]
+
+
+def test_frames_with_more_to_code_stay_two() -> None:
+    frames = plan([Unit(Span(0, 16 * MIB), Reason.NONE)], 16 * MIB, piece=PIECE, pieces=2)
+    assert [frame.pieces for frame in frames] == [2, 2]
 
 
 def test_a_copy_is_cut_at_the_border_of_frames() -> None:
