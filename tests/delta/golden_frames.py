@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from delta.frame import DICTIONARY, DIFFERENCE, SPARSE, STORE, VERSION
+from delta.frame import DICTIONARY, DIFFERENCE, OPENED, SPARSE, STORE, VERSION
 from delta.head import Copy, Head, Range
 from delta.sections import STORED, ZSTD, filters
 from delta.varint import write
@@ -55,6 +55,13 @@ def frames(base: bytes) -> Iterator[tuple[str, bytes, bytes]]:
         yield NAMES[codec], _payload(codec, references, data), new
     mixed = Head(copies[:1], (Range(0, 24000),), {})
     data = differences(new, base, EFFORT)[SPARSE]
+    # Parts that lie open, which every device can close; with zeros behind the second one.
+    rest = len(new) - 20000
+    numbers = (0, 0, 0, 100, 1, 24000, 24000 << 1, 2, 20000, rest + 96, 20000 << 1, rest << 1)
+    tables = section(b"".join(map(write, numbers)), EFFORT)
+    inside = _payload(SPARSE, Head((), (Range(0, 24000),), {}), data)
+    around = Head((), (Range(0, 24000),), {})
+    yield "opened", _payload(OPENED, around, tables + inside), new[100:] + bytes(90)
     yield "sparse-with-copies", _payload(SPARSE, mixed, data), base[4096:8192] + new
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from delta.frame import CODECS
+from delta.frame import CODECS, OPENED
 from delta.head import read as read_head
 from delta.sections import read_section
 from delta.varint import Reader
@@ -32,7 +32,8 @@ def test_there_is_a_golden_payload_of_each_codec_and_method() -> None:
         codecs.add(payload[1])
         reader = Reader(memoryview(payload)[2:])
         read_head(reader, size, result)
-        while reader.left:
+        # Inside codec 4 is another payload; test_opened.py looks at these.
+        while reader.left and payload[1] != OPENED:
             methods.add(read_section(reader, result, "content").method)
     assert codecs == set(CODECS)
     assert methods == set(range(5))

@@ -1,0 +1,214 @@
+"""Where a Linux kernel holds addresses: as imager.bzimage stores it, or as arm64 boots it.
+
+Addresses of kernels lie in the top 2^47 bytes, more than a rewrite can name; those of one kernel
+differ in their lower halves only, so these are the addresses here. What is found:
+
+* x86_64: a zstd frame of stored blocks with an ELF file. Each section is as many regions as
+  blocks it lies in. Which sections are tables of distances, and how long their entries are:
+  Linux, arch/x86/include/asm/{asm,alternative,orc_types}.h, include/linux/export-internal.h.
+* arm64: an image without sections (Documentation/arch/arm64/booting.rst). Pages that look like
+  code are code, the others data.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from elftools.common.exceptions import ELFError
+from elftools.elf.constants import SH_FLAGS
+from elftools.elf.elffile import ELFFile
+
+from delta.rewrite import REGIONS_LIMIT, Kind, Region
+from imager.delta.elf_file import Executable
+
+_HALF = 0xFFFFFFFF
+_FRAME = b"\x28\xb5\x2f\xfd\xa0"
+_HEADER = len(_FRAME) + 4
+_STORED, _REPEATED = 0, 1
+_LARGEST = 256 << 20
+# Bytes from one distance to the next. Where they differ, the words between are small numbers,
+# which are distances to what moved with the table.
+_DISTANCES = {
+    **{f".{name}_sites": 4 for name in ("retpoline", "return", "call")},
+    **dict.fromkeys(("__ex_table", "__ksymtab", "__ksymtab_gpl", "__bug_table"), 4),
+    **dict.fromkeys((".orc_unwind_ip", ".ibt_endbr_seal", ".smp_locks"), 4),
+    ".altinstructions": 14,
+}
+# Without addresses.
+_PLAIN = (".BTF", ".BTF_ids", ".orc_unwind", "__kcrctab", "__kcrctab_gpl", "__ksymtab_strings")
+_UPPER_X86_64, _UPPER_ARM64 = 0xFFFFFFFF, 0xFFFF8000
+_IMAGE_AT, _IMAGE = 56, b"ARM\x64"
+# A kernel of arm64 is linked for this place (lower half), the first of its modules' space's end.
+_ARM64_START = 0x80000000
+_PAGE = 4096
+# Highest bytes of words that code is made of mostly, but neither text nor numbers.
+_USUAL = bytes.fromhex("9091929394979ba9aab0b4b5b8b9c8cad0d1d2d5d6ebf0f1f2f8f9")
+_LIKE_CODE = 0.3
+_SMOOTH = 4
+
+
+@dataclass(frozen=True)
+class _Block:
+    """content[start:end] lies at start + away of the frame."""
+
+    start: int
+    end: int
+    away: int
+
+
+def read_kernel(data: bytes) -> Executable | None:
+    """None for what is no such kernel."""
+    try:
+        if data.startswith(_FRAME):
+            return _x86_64(data)
+        if data[_IMAGE_AT : _IMAGE_AT + 4] == _IMAGE:
+            return _arm64(data)
+    except (ELFError, ValueError, KeyError, IndexError, OverflowError, TypeError, AttributeError):
+        pass
+    return None
+
+
+def find_kernels(stream: memoryview) -> list[tuple[int, int]]:
+    """Position and size of each kernel in a stream: a boot artifact."""
+    found = []
+    for match in re.finditer(re.escape(_FRAME), stream):
+        size = _frame_size(stream[match.start() :])
+        if size:
+            found.append((match.start(), size))
+    for match in re.finditer(re.escape(_IMAGE), stream):
+        at = match.start() - _IMAGE_AT
+        if at >= 0:
+            # What it says is what it takes in memory: more than what lies there.
+            size = int.from_bytes(stream[at + 16 : at + 24], "little")
+            size = min(size, _image_size(stream[at:]))
+            if size > _PAGE:
+                found.append((at, size))
+    return sorted(found)
+
+
+def _frame_size(data: memoryview) -> int:
+    """Bytes of a stored frame; 0 when it is none."""
+    blocks = _blocks(data)
+    if blocks is None:
+        return 0
+    return blocks[1]
+
+
+def _image_size(data: memoryview) -> int:
+    """Bytes of an arm64 image in a file, by its PE header; 0 without one."""
+    pe = int.from_bytes(data[60:64], "little")
+    if bytes(data[pe : pe + 4]) != b"PE\0\0":
+        return 0
+    count = int.from_bytes(data[pe + 6 : pe + 8], "little")
+    table = pe + 24 + int.from_bytes(data[pe + 20 : pe + 22], "little")
+    end = 0
+    for at in range(table, table + 40 * min(count, 16), 40):
+        size = int.from_bytes(data[at + 16 : at + 20], "little")
+        end = max(end, int.from_bytes(data[at + 20 : at + 24], "little") + size)
+    return min(end, len(data))
+
+
+def _blocks(data: bytes | memoryview) -> tuple[list[_Block], int] | None:
+    """The stored blocks and the size of the frame; None when it has others."""
+    at, content = _HEADER, 0
+    blocks = []
+    while content < _LARGEST and at + 3 <= len(data):
+        header = int.from_bytes(data[at : at + 3], "little")
+        kind, size = header >> 1 & 3, header >> 3
+        at += 3
+        if kind not in (_STORED, _REPEATED):
+            return None
+        if kind == _STORED:
+            blocks.append(_Block(content, content + size, at - content))
+        content += size
+        at += size if kind == _STORED else 1
+        if header & 1:
+            size = int.from_bytes(data[_HEADER - 4 : _HEADER], "little")
+            return (blocks, at) if content == size and at <= len(data) else None
+    return None
+
+
+def _x86_64(data: bytes) -> Executable | None:
+    found = _blocks(data)
+    if found is None:
+        return None
+    blocks, _ = found
+    content = bytearray(int.from_bytes(data[_HEADER - 4 : _HEADER], "little"))
+    for block in blocks:
+        content[block.start : block.end] = data[block.start + block.away : block.end + block.away]
+    elf = ELFFile(io.BytesIO(bytes(content)))
+    if elf["e_machine"] != "EM_X86_64":
+        return None
+    regions: list[Region] = []
+    tables: dict[str, tuple[int, int]] = {}
+    low, high, last = _HALF, 0, elf["e_shoff"] + elf["e_shnum"] * elf["e_shentsize"]
+    for section in elf.iter_sections():
+        address, flags = section["sh_addr"] & _HALF, section["sh_flags"]
+        if not flags & SH_FLAGS.SHF_ALLOC or not section["sh_size"]:
+            continue
+        if section["sh_addr"] >> 32 == _UPPER_X86_64:
+            low, high = min(low, address), max(high, address + section["sh_size"])
+        if section["sh_type"] != "SHT_NOBITS" and section.name not in _PLAIN:
+            place = section["sh_offset"], section["sh_size"], address
+            if flags & SH_FLAGS.SHF_EXECINSTR:
+                regions += _split(blocks, *place, Kind.X86_64_KERNEL)
+            elif section.name in _DISTANCES:
+                parts = list(_split(blocks, *place, Kind.PLACES, stride=_DISTANCES[section.name]))
+                regions += parts
+                if parts:
+                    tables[section.name] = parts[0].offset, parts[-1].offset + parts[-1].size
+            else:
+                regions += _split(blocks, *place, Kind.HIGH_POINTERS, stride=8, base=_UPPER_X86_64)
+    # Behind the file: where addresses are that a random place of the kernel changes.
+    regions += _split(blocks, last, len(content) - last, 0, Kind.POINTERS, stride=4)
+    regions.sort(key=lambda region: region.offset)
+    if not regions or low >= high or len(regions) > REGIONS_LIMIT:
+        return None
+    return Executable(data, low, high, tuple(regions), (), {}, tables)
+
+
+def _split(
+    blocks: list[_Block],
+    offset: int,
+    size: int,
+    address: int,
+    kind: Kind,
+    *,
+    stride: int = 0,
+    base: int = 0,
+) -> Iterator[Region]:
+    """The regions of a section of the content; entries that lie in two blocks are left out."""
+    for block in blocks:
+        start, end = max(offset, block.start), min(offset + size, block.end)
+        if stride:
+            start += -(start - offset) % stride
+        if start < end:
+            at = start + block.away
+            bias = address + start - offset - at
+            width = 4 if stride else 0
+            yield Region(kind, at, end - start, bias, width=width, stride=stride, base=base)
+
+
+def _arm64(data: bytes) -> Executable | None:
+    size = len(data) // _PAGE * _PAGE
+    highest = np.frombuffer(data, np.uint8, size)[3::4]
+    usual = np.isin(highest, np.frombuffer(_USUAL, np.uint8)).reshape(-1, _PAGE // 4).mean(axis=1)
+    smooth = np.convolve(usual, np.ones(2 * _SMOOTH + 1) / (2 * _SMOOTH + 1), "same")
+    code = smooth > _LIKE_CODE
+    borders = np.flatnonzero(np.diff(code.astype(np.int8))) + 1
+    ends = [0, *(int(border) for border in borders), len(code)]
+    regions = []
+    for first, last in pairwise(ends):
+        where = first * _PAGE, (last - first) * _PAGE, _ARM64_START
+        if code[first]:
+            regions.append(Region(Kind.AARCH64, *where))
+        else:
+            regions.append(Region(Kind.HIGH_POINTERS, *where, width=4, stride=8, base=_UPPER_ARM64))
+    if not code.any() or len(regions) > REGIONS_LIMIT:
+        return None
+    return Executable(data, _ARM64_START, _ARM64_START + len(data), tuple(regions), (), {})
