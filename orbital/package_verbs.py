@@ -164,7 +164,7 @@ def _versioned(args: argparse.Namespace) -> list[str]:
     return [f"{words[0]}={args.to}"]
 
 
-def _report(done: Outcome, output: Output, nothing: str) -> int:
+def report(done: Outcome, output: Output, nothing: str) -> int:
     number = done.generation.number if done.generation else None
     for note in delta_notes(done.arrivals):
         output.reporter.message(note)
@@ -219,7 +219,7 @@ def _install(args: argparse.Namespace, output: Output) -> int:
         output.reporter,
         start=not args.no_start,
     )
-    return _report(done, output, "nothing to do: installed already")
+    return report(done, output, "nothing to do: installed already")
 
 
 def _update(args: argparse.Namespace, output: Output) -> int:
@@ -227,7 +227,7 @@ def _update(args: argparse.Namespace, output: Output) -> int:
 
     terms = lifecycle.Terms(requested_by(), args.source, confirmation(args, output))
     done = lifecycle.update(_device(), _versioned(args), terms, output.reporter)
-    return _report(done, output, "nothing to do: up to date")
+    return report(done, output, "nothing to do: up to date")
 
 
 def _enable(args: argparse.Namespace, output: Output) -> int:
@@ -243,7 +243,7 @@ def _switch(args: argparse.Namespace, output: Output, *, enabled: bool) -> int:
 
     terms = lifecycle.Terms(requested_by())
     done = lifecycle.switch(_device(), args.packages, terms, output.reporter, enabled=enabled)
-    return _report(done, output, f"nothing to do: {'enabled' if enabled else 'disabled'} already")
+    return report(done, output, f"nothing to do: {'enabled' if enabled else 'disabled'} already")
 
 
 def _remove(args: argparse.Namespace, output: Output) -> int:
@@ -256,7 +256,7 @@ def _remove(args: argparse.Namespace, output: Output) -> int:
         output.reporter,
         with_dependents=args.with_dependents,
     )
-    return _report(done, output, "nothing to do")
+    return report(done, output, "nothing to do")
 
 
 def _rollback(args: argparse.Namespace, output: Output) -> int:
@@ -264,7 +264,7 @@ def _rollback(args: argparse.Namespace, output: Output) -> int:
 
     terms = lifecycle.Terms(requested_by(), confirm=confirmation(args, output))
     done = lifecycle.rollback(_device(), args.package, terms, output.reporter)
-    return _report(done, output, "nothing to do: the set is the same")
+    return report(done, output, "nothing to do: the set is the same")
 
 
 def _gc(args: argparse.Namespace, output: Output) -> int:
@@ -314,7 +314,7 @@ def _configure(args: argparse.Namespace, output: Output) -> int:
                 reporter=output.reporter,
             )
         if not args.show:
-            return _report(done, output, "nothing to do: these values are set already")
+            return report(done, output, "nothing to do: these values are set already")
     manifest, merged, own = values.present(device, args.package)
     lines = []
     for item in manifest.slices:
