@@ -79,8 +79,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=LAST,
         metavar="N",
         help="make deltas to the images, and to packages of 512 KiB and more to fetch, from the "
-        "N versions published before (default %(default)s; 0: none, which is quicker and lets "
-        "devices fetch everything whole)",
+        "N versions published before, and slices of the images for devices with another version "
+        "(default %(default)s; 0: neither, which is quicker and lets devices fetch everything "
+        "whole)",
     )
     add.add_argument(
         "--delta-from",

@@ -27,7 +27,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="install a newer version into the other slot",
         description="Fetches, verifies and installs an image into the slot that does not run. "
         "The next boot tries it; if it is not healthy, the device goes back by itself. "
-        "An interrupted update continues where it stopped.",
+        "An interrupted update continues where it stopped. What the running image has of the new "
+        "one is not fetched: by a delta if there is one from the running version, by looking "
+        "through the running image if not.",
     )
     change.add_argument(
         "--check", action="store_true", help="only say what would be installed; change nothing"
@@ -133,7 +135,9 @@ def _update(args: argparse.Namespace, output: Output) -> int:
                 "summary": offer.release.summary,
                 "fetch_bytes": plan.fetch_bytes,
                 "full_bytes": plan.full_bytes,
+                "way": plan.way.kind,
                 "delta_from": plan.way.from_version or None,
+                "notes": list(offer.notes),
                 "slot": plan.slot,
                 "packages": [
                     {
@@ -154,7 +158,7 @@ def _update(args: argparse.Namespace, output: Output) -> int:
                 if parcels and parcels.missing
                 else ""
             )
-            + (f"\n{offer.release.summary}" if offer.release.summary else ""),
+            + "".join(f"\n{text}" for text in (*offer.notes, offer.release.summary) if text),
         )
         return 0
     try:
@@ -171,7 +175,7 @@ def _update(args: argparse.Namespace, output: Output) -> int:
         output.result({"running": version, "installed": None}, f"up to date: {version}")
         return 0
     for note in (*done.notes, *delta_notes(outcome.packages)):
-        output.reporter.message(f"delta: {note}")
+        output.reporter.message(f"note: {note}")
     reboot = args.reboot and (not args.unattended or policy.reboot)
     output.result(
         {
@@ -182,8 +186,9 @@ def _update(args: argparse.Namespace, output: Output) -> int:
         },
         "".join(f"{line}\n" for line in fetched_lines(outcome.packages))
         + f"installed {done.version} into slot {done.slot} as generation {done.generation}: "
-        f"{fetching(done.fetched, done.full)} fetched, {amount(done.kept)} kept, "
-        f"{amount(done.written)} written" + ("" if reboot else f"\n{_REBOOT}"),
+        f"{fetching(done.fetched, done.full)} fetched, {amount(done.copied)} taken from the "
+        f"running image, {amount(done.kept)} kept, {amount(done.written)} written"
+        + ("" if reboot else f"\n{_REBOOT}"),
     )
     if reboot:
         _reboot(output)

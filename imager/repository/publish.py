@@ -40,7 +40,7 @@ from recovery.errors import ManifestError, RefusedError, SpaceError, TrustError
 from recovery.reporter import Reporter
 
 _NO_DELTAS = (
-    "no deltas are made: the repository does not let the role os sign them; run 'orbital "
+    "no deltas or slices are made: the repository does not let the role os sign them; run 'orbital "
     "repository refresh' with the key of targets"
 )
 
