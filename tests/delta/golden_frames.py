@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import lzma
 import random
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from delta.varint import write
 from imager.delta.difference import differences
 from imager.delta.head import written
 from imager.delta.sections import Effort, section, zstd_section
+from imager.delta.stream import make
+from tests.delta.erofs_image import erofs
 from tests.delta.frames import content, decoded, edited
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -65,6 +68,22 @@ def frames(base: bytes) -> Iterator[tuple[str, bytes, bytes]]:
     yield "sparse-with-copies", _payload(SPARSE, mixed, data), base[4096:8192] + new
 
 
+def inodes() -> tuple[bytes, bytes, bytes]:
+    """Base, payload and result of predicted inodes: some moved, one grew, one is new."""
+    chance = random.Random(9)
+    files = {f"/folder{number % 3}/{number}": chance.randbytes(40 + number) for number in range(90)}
+    files["/folder1/large"] = chance.randbytes(5000)
+    changed = files | {"/folder0/0": files["/folder0/0"] + bytes(99), "/folder2/new": b"new"}
+    changed["/folder1/large"] += chance.randbytes(4096)
+    old, new = erofs(files), erofs(changed)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, image in (("old", old), ("new", new)):
+            (Path(folder) / name).write_bytes(image)
+        paths = Path(folder) / "old", len(old), Path(folder) / "new", len(new)
+        (frame,) = make(*paths, piece=4 << 20, workers=1)
+    return old, frame.payload, new
+
+
 NAMES = {DIFFERENCE: "difference", SPARSE: "sparse"}
 
 
@@ -89,6 +108,11 @@ def main() -> None:
         assert decoded(payload, base(), len(result)) == result, name
         _keep(GOLDEN / f"{name}.result", result)
         _keep(GOLDEN / f"{name}.payload", payload)
+    old, payload, result = inodes()
+    assert decoded(payload, old, len(result)) == result
+    _keep(GOLDEN / "inodes.base", old)
+    _keep(GOLDEN / "inodes.result", result)
+    _keep(GOLDEN / "inodes.payload", payload)
 
 
 def _keep(path: Path, data: bytes) -> None:
