@@ -2,7 +2,7 @@
 
 They are made like those between OS images (`imager.repository.encode`), and signed by the
 package's publisher. What it costs decides: each is an entry in the metadata of the
-publisher's role, about 250 bytes that every device with a package of that publisher fetches
+publisher's role, about 200 bytes that every device with a package of that publisher fetches
 after every publication; and a document of 400 bytes and more for the device that uses it.
 So only large packages get any, a delta has to save something, and only those to the
 newest versions stay.
