@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.delta import ours, peers
+from benchmarks.delta import ours, peers, plot
 from benchmarks.delta.figures import Result, Skipped
 from benchmarks.delta.images import Image, Pair, Workshop
 from imager.cache import Cache, default_directory
@@ -41,9 +41,8 @@ def measure(
     pair: Pair, chosen: Sequence[str], work: Path, *, workers: int, patience: float
 ) -> Iterator[Result | Skipped]:
     """Ours, then the chosen peers."""
-    old, new = (_plain(image, work / name) for image, name in ((pair.old, "1"), (pair.new, "2")))
-    (work / "scratch").mkdir()
-    files = peers.Files(old, new, work / "scratch", patience)
+    old, new, scratch = plain_files(pair, work)
+    files = peers.Files(old, new, scratch, patience)
     try:
         yield ours.run(files, workers=workers)
     except ToolError as error:
@@ -53,6 +52,14 @@ def measure(
     for name in chosen:
         yield from peers.run(name, files)
     shutil.rmtree(files.work)
+
+
+def plain_files(pair: Pair, work: Path) -> tuple[Path, Path, Path]:
+    """The old and the new image in that folder, and an empty folder beside them."""
+    old, new = (_plain(image, work / name) for image, name in ((pair.old, "1"), (pair.new, "2")))
+    scratch = work / "scratch"
+    scratch.mkdir()
+    return old, new, scratch
 
 
 def _plain(image: Image, path: Path) -> Path:
@@ -106,12 +113,14 @@ def main() -> int:
     parser.add_argument(
         "--cache", type=Path, default=default_directory(), help="where images are kept"
     )
+    parser.add_argument("--plot", type=Path, metavar="FOLDER", help="writes pairs.svg there")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     out = sys.stderr if options.json else sys.stdout
     tools = prepare_tools(Cache(default_directory()))
     workshop = Workshop(Cache(options.cache), tools, small=options.small)
     documents: list[dict[str, object]] = []
+    panels: dict[str, list[tuple[str, int]]] = {}
     missed = False
     for name in options.pairs.split(","):
         pair = workshop.pair(name)
@@ -132,6 +141,9 @@ def main() -> int:
         for line, met in judged:
             print(f"  {line}", file=out)
             missed = missed or not met
+        panels[f"{pair.name}: {pair.what}"] = [
+            (result.method, result.size) for result in results if isinstance(result, Result)
+        ]
         documents.append(
             {
                 "pair": pair.name,
@@ -143,6 +155,9 @@ def main() -> int:
                 "aims": [{"text": line, "met": met} for line, met in judged],
             }
         )
+    if options.plot:
+        options.plot.mkdir(parents=True, exist_ok=True)
+        (options.plot / "pairs.svg").write_text(plot.bars(panels))
     if options.json:
         print(json.dumps({"small": options.small, "pairs": documents}, indent=1))
     return 1 if missed else 0

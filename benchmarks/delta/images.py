@@ -13,6 +13,7 @@ No maintainer script runs and nothing is configured; what differs is what packag
 
 from __future__ import annotations
 
+import random
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -45,6 +46,8 @@ FULL = (
 )  # fmt: skip
 _EPOCH = 1_700_000_000
 _DAY = 86400
+# Bytes of a file of random data: it has blocks, and an end behind its inode.
+_FILE = 100_000
 # Raise when the images are made in another way.
 _VERSION = 1
 
@@ -72,10 +75,12 @@ class Pair:
 class _Contents:
     """Archives of an image by folder; a later folder's packages replace an earlier one's.
 
-    taken: of a folder, only packages of these sources; None for all of them.
+    taken: of a folder, only packages of these sources; None for all of them. data: bytes of
+    random files beside them.
     """
 
     folders: tuple[tuple[Path, frozenset[str] | None], ...]
+    data: int = 0
 
 
 class Workshop:
@@ -119,6 +124,15 @@ class Workshop:
         )
         return self._build("c", "application change only", old, new)
 
+    def grown(self, size: int) -> Pair:
+        """The application's change in an image with at least size bytes of other data."""
+        system = self._system(RELEASE, security=False)
+        old, new = (
+            _Contents(((system, None), (self._fetch_application(security=newer), None)), size)
+            for newer in (False, True)
+        )
+        return self._build("c", f"application change beside {size >> 20} MiB of data", old, new)
+
     def _major(self) -> Pair:
         old, new = (
             _Contents(
@@ -143,8 +157,10 @@ class Workshop:
             parts = directory / "parts"
             parts.mkdir()
             debs = _debs(contents, parts)
+            tree = _without_scripts(unpack(debs, EXCLUDED))
+            _fill(tree, parts / "data", contents.data)
             facts = build_root(
-                _without_scripts(unpack(debs, EXCLUDED)),
+                tree,
                 directory / "root.img",
                 self._tools,
                 name=name,
@@ -164,6 +180,7 @@ class Workshop:
                 "built": built,
                 "tools": self._tools.lock,
                 "version": _VERSION,
+                **({"data": contents.data} if contents.data else {}),
             },
             build,
         )
@@ -240,6 +257,16 @@ def _without_scripts(tree: Tree) -> Tree:
     """The tree without what only dpkg reads: every image has it, and a device does not need it."""
     tree.remove("var/lib/dpkg")
     return tree
+
+
+def _fill(tree: Tree, folder: Path, size: int) -> None:
+    """Adds files of random bytes, the same ones each time."""
+    folder.mkdir()
+    draw = random.Random(size)
+    for number in range(-(-size // _FILE)):
+        path = folder / str(number)
+        path.write_bytes(draw.randbytes(_FILE))
+        tree.host_file(f"srv/data/{number % 50:02}/{number:06}", path)
 
 
 def _changes(old: dict[str, str], new: dict[str, str]) -> tuple[str, ...]:

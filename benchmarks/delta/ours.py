@@ -39,11 +39,14 @@ class Made(msgspec.Struct, frozen=True):
     pieces: tuple[Piece, ...]
 
 
-def run(files: Files, *, workers: int) -> Result:
-    """Makes and applies; raises ToolError when what is made is not the new image."""
+def run(files: Files, *, workers: int, level: int = LEVEL) -> Result:
+    """Makes and applies; raises ToolError when what is made is not the new image.
+
+    level: of compression of what is fetched in full.
+    """
     # Every image is published as pieces, for those who have no base: no cost of a delta.
     (files.work / "full").mkdir()
-    pieces = list(_pieces(files.new, files.work / "full"))
+    pieces = list(_pieces(files.new, files.work / "full", level))
     (files.work / "pieces.json").write_bytes(msgspec.json.encode(pieces))
     for name, image in (("old", files.old), ("new", files.new)):
         (files.work / name).symlink_to(image)
@@ -62,8 +65,8 @@ def run(files: Files, *, workers: int) -> Result:
     return Result("Orbital", size, count, made, applied, note)
 
 
-def _pieces(image: Path, folder: Path) -> Iterator[Piece]:
-    compressor = zstandard.ZstdCompressor(level=LEVEL)
+def _pieces(image: Path, folder: Path, level: int) -> Iterator[Piece]:
+    compressor = zstandard.ZstdCompressor(level=level)
     with image.open("rb") as stream:
         while data := stream.read(SEGMENT_SIZE):
             stored = compressor.compress(data)

@@ -7,7 +7,7 @@ RAUC       its adaptive method "block-hash-index", COMPUTED, not run: SHA-256 of
 zchunk     chunks as zck cuts them; what the old file lacks is fetched
 xdelta3    -9, with its default window and with one that holds the whole old image
 zstd       -19 --patch-from with a window that holds both images
-bsdiff     on the whole images
+bsdiff     on the whole images, only where they are small
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from recovery import process
 from recovery.errors import ToolError
 
 _BLOCK = 4096
+# The largest old image, in bytes, that bsdiff is given.
+_SORTED = 150_000_000
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,12 @@ def zstd(files: Files) -> Iterator[Result]:
 
 
 def bsdiff(files: Files) -> Iterator[Result]:
-    """One file."""
+    """One file. Sorts all suffixes of the old image: 17 bytes of memory for each of its bytes."""
+    size = files.old.stat().st_size
+    if size > _SORTED:
+        raise ToolError(
+            f"only measured with --small: it would take {17 * size >> 30} GiB and half an hour"
+        )
     encode: list[str | Path] = ["bsdiff", files.old, files.new, files.patch]
     decode: list[str | Path] = ["bspatch", files.old, files.out, files.patch]
     yield _whole("bsdiff", files, encode, decode)
