@@ -42,8 +42,8 @@ def plain_build(lab: Lab, directory: Path) -> Path:
     modules = kernel.module_files(board.kernel.initramfs_modules)
     tree = initramfs_tree(base.tree(), watchdog, modules)
     tree.file("init", (Path(__file__).with_name("plain-init")).read_bytes(), 0o755)
-    initramfs = directory / "plain.zst"
-    write_initramfs(tree, initramfs, lab.tools, mtime=BUILT)
+    initramfs = directory / "plain.cpio"
+    write_initramfs(tree, initramfs, mtime=BUILT)
     masks = " ".join(f"systemd.mask=orbital-{name}.service" for name in _OURS)
     arguments = " ".join(lab.product.manifest.kernel_command_line)
     (copy / "boot.img").unlink()

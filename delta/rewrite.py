@@ -20,7 +20,7 @@ from delta.machines.arm import Arm, Thumb
 from delta.machines.machine import Machine, Part
 from delta.machines.moves import Moves
 from delta.machines.riscv64 import Riscv64
-from delta.machines.x86_64 import X8664
+from delta.machines.x86_64 import X8664, X8664Kernel
 from delta.varint import Reader, signed
 
 FORMAT = 1
@@ -39,11 +39,14 @@ class Kind(IntEnum):
     RISCV64 = 3
     THUMB = 4
     ARM = 5
+    X86_64_KERNEL = 6
     POINTERS = 16
     EVEN_POINTERS = 17
     OFFSETS = 18
     FRAMES = 19
     SWITCHES = 20
+    HIGH_POINTERS = 21
+    PLACES = 22
 
 
 MACHINES: dict[Kind, Machine] = {
@@ -52,6 +55,7 @@ MACHINES: dict[Kind, Machine] = {
     Kind.RISCV64: Riscv64(),
     Kind.THUMB: Thumb(),
     Kind.ARM: Arm(),
+    Kind.X86_64_KERNEL: X8664Kernel(),
 }
 
 
@@ -59,8 +63,9 @@ MACHINES: dict[Kind, Machine] = {
 class Region:
     """Bytes [offset, offset + size) of the old file; its address is offset + bias.
 
-    width, stride: of POINTERS and EVEN_POINTERS; stride of OFFSETS, too. base: the address that
-    OFFSETS are relative to. tables: of SWITCHES, gap before and count of each table's entries.
+    width, stride: of POINTERS and EVEN_POINTERS; stride of all tables but SWITCHES, too. base:
+    the address that OFFSETS are relative to; of HIGH_POINTERS, their upper halves. tables: of
+    SWITCHES, gap before and count of each table's entries.
     moved: of code, how far all of it moved, where the moves of what it holds do not tell.
     """
 
@@ -125,6 +130,10 @@ def _apply(moves: Moves, region: Region, start: int, part: Part, data: bytearray
             tables.pointers(data, part, moves, width=region.width, stride=stride, even=even)
         case Kind.OFFSETS:
             tables.offsets(data, part, moves, stride=stride, base=region.base)
+        case Kind.HIGH_POINTERS:
+            tables.high_pointers(data, part, moves, stride=stride, upper=region.base)
+        case Kind.PLACES:
+            tables.places(data, part, moves, stride=stride)
         case Kind.FRAMES:
             # They can be followed from the first one only.
             if region.offset >= start:
@@ -191,6 +200,14 @@ def _region(reader: Reader, offset: int, bias: int) -> Region:
             if stride < 4 or not 0 <= base <= ADDRESS_LIMIT:
                 raise DeltaError("expected offsets of 4 bytes from a base")
             return Region(kind, offset, size, bias, stride=stride, base=base)
+        case Kind.HIGH_POINTERS | Kind.PLACES:
+            upper = (
+                reader.number((1 << 32) - 1, "an upper half") if kind is Kind.HIGH_POINTERS else 0
+            )
+            stride = reader.number(64, "a stride")
+            if stride < (8 if kind is Kind.HIGH_POINTERS else 4):
+                raise DeltaError(f"expected a stride of {kind.name}, found {stride}")
+            return Region(kind, offset, size, bias, width=4, stride=stride, base=upper)
         case Kind.SWITCHES:
             return Region(kind, offset, size, bias, tables=_tables(reader, size))
         case _:

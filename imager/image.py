@@ -155,7 +155,7 @@ def _root(product: Product, base: BaseSystem, kernel: Kernel, workshop: Workshop
 
 
 def _initramfs(product: Product, base: BaseSystem, kernel: Kernel, workshop: Workshop) -> Path:
-    """Stage "initramfs": the compressed archive."""
+    """Stage "initramfs": the archive."""
     board = product.board
     scripts = [hook for package in product.packages for hook in package.hooks]
     hooks = {f"{number:02}-{path.name}": path.read_bytes() for number, path in enumerate(scripts)}
@@ -164,7 +164,7 @@ def _initramfs(product: Product, base: BaseSystem, kernel: Kernel, workshop: Wor
 
     def build(directory: Path) -> None:
         content = initramfs_tree(base.tree(), watchdog, modules, hooks)
-        write_initramfs(content, directory / "initramfs.zst", workshop.tools, mtime=workshop.built)
+        write_initramfs(content, directory / "initramfs.cpio", mtime=workshop.built)
 
     code = Path(str(initramfs_module.__file__))
     inputs: dict[str, Input] = {
@@ -177,7 +177,7 @@ def _initramfs(product: Product, base: BaseSystem, kernel: Kernel, workshop: Wor
         "built": workshop.built,
         "code": [code, code.with_suffix(""), code.with_name("elf.py"), Path(str(archive.__file__))],
     }
-    return workshop.cache.stage("initramfs", inputs, build) / "initramfs.zst"
+    return workshop.cache.stage("initramfs", inputs, build) / "initramfs.cpio"
 
 
 def _boot_artifact(

@@ -1,4 +1,4 @@
-"""The initramfs: busybox, dmsetup, kernel modules and `imager/initramfs/init`.
+"""The initramfs: busybox, dmsetup, kernel modules and `imager/initramfs/init`, not compressed.
 
 ::
 
@@ -14,14 +14,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path, PurePosixPath
 
 from imager.archive import write_cpio
 from imager.elf import dependencies
-from imager.tools import Tools
 from imager.tree import Tree
 from recovery.errors import ManifestError
 
@@ -32,8 +30,6 @@ APPLETS = (
 _MOUNT_POINTS = ("dev", "proc", "run", "sys", "sysroot")
 _PROGRAMS = ("busybox", "dmsetup")
 _DIRECTORIES = ("usr/bin", "usr/sbin")
-# Levels above ask for a larger window than the 8 MiB that kernels grant.
-_COMPRESSION = "-19"
 
 
 def initramfs_tree(
@@ -67,15 +63,14 @@ def initramfs_tree(
     return tree
 
 
-def write_initramfs(tree: Tree, output: Path, tools: Tools, *, mtime: int) -> int:
-    """Writes the compressed archive and returns its size in bytes.
+def write_initramfs(tree: Tree, output: Path, *, mtime: int) -> int:
+    """Writes the archive and returns its size in bytes.
 
+    Not compressed: what did not change in it is the same in two of them, so an update fetches
+    and writes only what did. What is downloaded is compressed anyway.
     mtime: seconds since the epoch, of every entry. Same tree, same bytes.
     """
-    with tempfile.TemporaryDirectory(prefix="orbital-initramfs.") as directory:
-        archive = Path(directory) / "initramfs.cpio"
-        write_cpio(tree, archive, mtime)
-        tools.run("zstd", "-q", "-f", "--no-progress", _COMPRESSION, archive, "-o", output)
+    write_cpio(tree, output, mtime)
     return output.stat().st_size
 
 

@@ -43,6 +43,32 @@ def offsets(data: bytearray, part: Part, moves: Moves, *, stride: int, base: int
             _put(data, at, value + moves.shift(base + value) - base_shift)
 
 
+def high_pointers(data: bytearray, part: Part, moves: Moves, *, stride: int, upper: int) -> None:
+    """Absolute addresses of 8 bytes, one every stride bytes, whose upper halves are all the same.
+
+    Addresses are their lower halves.
+    """
+    form, low, high = _UNSIGNED, moves.low, moves.high
+    wanted = _UNSIGNED.pack(upper)
+    for at in range(part.start, part.end - 7, stride):
+        if data[at + 4 : at + 8] == wanted:
+            value = form.unpack_from(data, at)[0]
+            if low <= value < high:
+                moved = value + moves.shift(value)
+                if 0 <= moved < 1 << 32:
+                    form.pack_into(data, at, moved)
+
+
+def places(data: bytearray, part: Part, moves: Moves, *, stride: int) -> None:
+    """Signed distances of 4 bytes from where they are themselves, one every stride bytes."""
+    low, high, bias = moves.low, moves.high, part.bias
+    for at in range(part.start, part.end - 3, stride):
+        place = at + bias
+        value = _INT.unpack_from(data, at)[0]
+        if low <= place + value < high and low <= place < high:
+            _put(data, at, value + moves.shift(place + value) - moves.shift(place))
+
+
 def frames(data: bytearray, part: Part, moves: Moves) -> None:
     """Frame descriptions of .eh_frame: the distance back to what is common to several of them,
     where their function begins, relative to the place, and its size.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from heapq import merge
 from struct import Struct
 
 from delta.machines.machine import Part
@@ -17,6 +18,17 @@ from delta.machines.machine import Part
 # CALL, JMP; Jcc; any ModR/M byte that is RIP-relative. Found at each place, overlapping or not.
 _REFERENCE = rb"(?s)(?=([\xe8\xe9]|\x0f[\x80-\x8f]|[\x05\x0d\x15\x1d\x25\x2d\x35\x3d])..."
 _DISPLACEMENT = Struct("<i")
+_ADDRESS = Struct("<I")
+# Form of an address that is an operand itself. Others are sizes of an immediate operand.
+ABSOLUTE = 8
+# MOV and CMP of an immediate with a register of 64 bits; CMP with RAX; a ModR/M byte with mod 00
+# and r/m 100, then a SIB byte without a base.
+_OPERANDS = (
+    rb"(?s)(?:[\x48\x49](?:\xc7[\xc0-\xc7]|\x81[\xf8-\xff]|\x3d)"
+    rb"|[\x04\x0c\x14\x1c\x24\x2c\x34\x3c][\x05\x0d\x15\x1d\x25\x2d\x35\x3d"
+    rb"\x45\x4d\x55\x5d\x65\x6d\x75\x7d\x85\x8d\x95\x9d\xa5\xad\xb5\xbd"
+    rb"\xc5\xcd\xd5\xdd\xe5\xed\xf5\xfd])"
+)
 _RIP_RELATIVE = frozenset(b"\x05\x0d\x15\x1d\x25\x2d\x35\x3d")
 # Opcodes of one byte that a ModR/M byte can follow.
 _OPERAND = bytes(
@@ -69,6 +81,47 @@ class X8664:
         displacement = target - here - 4 - form
         if -(1 << 31) <= displacement < 1 << 31:
             _DISPLACEMENT.pack_into(data, position, displacement)
+
+
+class X8664Kernel:
+    """As X8664, and addresses of the top 2 GiB as operands of 4 bytes, which only a kernel has.
+
+    An address here is the lower half of the kernel's; the upper one follows from its sign.
+    """
+
+    # A distance within what moved as a whole stays, an address does not.
+    page = 1 << 32
+
+    def __init__(self) -> None:
+        self._program = X8664()
+
+    def find(
+        self, data: bytearray, part: Part, low: int, high: int
+    ) -> Iterator[tuple[int, int, int]]:
+        """The form is that of X8664, or ABSOLUTE."""
+        distances = self._program.find(data, part, low, high)
+        free = part.start
+        for found in merge(distances, _absolute(data, part, low, high)):
+            if found[0] >= free:
+                yield found
+                free = found[0] + 4
+
+    def change(self, data: bytearray, position: int, form: int, here: int, target: int) -> None:
+        """See Machine."""
+        if form != ABSOLUTE:
+            self._program.change(data, position, form, here, target)
+        elif 0 <= target < 1 << 32:
+            _ADDRESS.pack_into(data, position, target)
+
+
+def _absolute(data: bytearray, part: Part, low: int, high: int) -> Iterator[tuple[int, int, int]]:
+    first, last = (min(max(end, 0) >> 24, 0xFF) for end in (low, high))
+    pattern = re.compile(_OPERANDS + b"(?=...[\\x%02x-\\x%02x])" % (first, last))
+    read = _ADDRESS.unpack_from
+    for found in pattern.finditer(data, part.start, part.end):
+        target = read(data, found.end())[0]
+        if low <= target < high:
+            yield found.end(), target, ABSOLUTE
 
 
 def _is_long(before: bytearray) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from elftools.common.exceptions import ELFError
@@ -36,6 +36,7 @@ class Executable:
     read_only: data that is neither code nor written, as (offset, size, address less offset).
     stubs: position and size of code that is a table: the n-th entry belongs to the n-th entry of
     another one, and so became the new n-th one, whichever function it now calls.
+    tables: by name, the range of the file with a table of distances from their own places.
     """
 
     data: bytes
@@ -44,6 +45,7 @@ class Executable:
     regions: tuple[Region, ...]
     read_only: tuple[tuple[int, int, int], ...]
     stubs: Mapping[str, tuple[int, int]]
+    tables: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def machine(self) -> Kind:
@@ -144,13 +146,13 @@ def _headers(elf: ELFFile) -> Iterator[Region]:
     """Addresses in the program headers and in the section headers."""
     word = elf.elfclass // 8
     # sh_addr and sh_offset follow each other; p_vaddr and p_paddr as well.
-    for offset, entry, count, field in (
+    for offset, entry, count, place in (
         (elf["e_phoff"], elf["e_phentsize"], elf["e_phnum"], 16 if word == 8 else 8),
         (elf["e_shoff"], elf["e_shentsize"], elf["e_shnum"], 16 if word == 8 else 12),
     ):
         if count and word <= entry <= 64:
-            size = entry * count - field
-            yield Region(Kind.POINTERS, offset + field, size, 0, width=word, stride=entry)
+            size = entry * count - place
+            yield Region(Kind.POINTERS, offset + place, size, 0, width=word, stride=entry)
 
 
 def _shifted(region: Region, by: int, *, stride: int) -> Region:

@@ -16,7 +16,7 @@ from imager.delta.elf_file import Executable
 Ints = NDArray[np.int64]
 
 # Forms of references in tables; those of code are the machine's, from 0 on.
-_FRAME, _COMMON, _LAST, _OFFSET, _POINTER = -1, -2, -3, -4, -5
+PLACE, _FRAME, _COMMON, _LAST, _OFFSET, _POINTER = -1, -2, -3, -4, -5, -6
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,14 @@ def _of_region(program: Executable, region: Region, data: bytearray) -> NDArray[
         if region.kind is Kind.OFFSETS:
             targets = region.base + _values(program, positions, "<i4")
             forms = np.full(len(positions), _OFFSET)
+        elif region.kind is Kind.PLACES:
+            targets = positions + region.bias + _values(program, positions, "<i4")
+            forms = np.full(len(positions), PLACE)
+        elif region.kind is Kind.HIGH_POINTERS:
+            positions = positions[positions <= end - 8]
+            targets = _values(program, positions, "<u4")
+            targets[_values(program, positions + 4, "<u4") != region.base] = -1
+            forms = np.full(len(positions), _POINTER)
         else:
             targets = _values(program, positions, f"<u{width}")
             forms = np.full(len(positions), _POINTER)

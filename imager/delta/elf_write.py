@@ -52,6 +52,10 @@ def _region(region: Region, offset: int, bias: int) -> bytes:
         body += write(region.width) + write(region.stride)
     elif region.kind is Kind.OFFSETS:
         body += write(region.stride) + write_signed(region.base - region.offset - region.bias)
+    elif region.kind is Kind.HIGH_POINTERS:
+        body += write(region.base) + write(region.stride)
+    elif region.kind is Kind.PLACES:
+        body += write(region.stride)
     elif region.moved is not None:
         body += write_signed(region.moved)
     elif region.kind is Kind.SWITCHES:

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from delta.machines.moves import Moves
 from delta.rewrite import MACHINES, Rewrite, apply_rewrite
 from imager.delta import elf_write
 from imager.delta.elf_align import Alignment, align
 from imager.delta.elf_file import Executable, read_executable
+from imager.delta.elf_kernel import read_kernel
 from imager.delta.elf_moves import pieces, votes
-from imager.delta.elf_references import References, references, without_addresses
+from imager.delta.elf_references import PLACE, Ints, References, references, without_addresses
 from imager.delta.elf_switches import with_switches
 
 # Bytes of a sequence that finds what became of what: first without addresses, then with the
@@ -48,7 +50,7 @@ def learn(old: bytes, new: bytes, *, windows: Sequence[tuple[int, int]] = ()) ->
     None when it is no executable of a known machine, or nothing moved.
     """
     del windows
-    before, after = read_executable(old), read_executable(new)
+    before, after = _read(old), _read(new)
     if before is None or after is None or before.machine is not after.machine:
         return None
     before = with_stubs(with_switches(before, references(before)), after)
@@ -58,9 +60,13 @@ def learn(old: bytes, new: bytes, *, windows: Sequence[tuple[int, int]] = ()) ->
     learned = _learned(before, after, ours, theirs, alignment)
     for length in _AGAIN:
         alignment = align(learned.predicted(), new, length)
-        learned = _learned(before, after, ours, theirs, alignment)
+        learned = _learned(before, after, ours, theirs, alignment, known=learned.rewrite.moves)
     moved = learned.rewrite.moves.shifts != array("q", [0])
     return learned if moved else None
+
+
+def _read(data: bytes) -> Executable | None:
+    return read_executable(data) or read_kernel(data)
 
 
 def with_stubs(before: Executable, after: Executable) -> Executable:
@@ -85,8 +91,14 @@ def _learned(
     ours: References,
     theirs: References,
     alignment: Alignment,
+    *,
+    known: Moves | None = None,
 ) -> Learned:
     positions = alignment.old(theirs.positions)
+    if known is not None:
+        for name in before.tables.keys() & after.tables.keys():
+            found = _of(ours, before.tables[name]), _of(theirs, after.tables[name])
+            _match_table(positions, ours, theirs, found, known)
     stubs = np.zeros(len(positions), bool)
     for name in before.stubs.keys() & after.stubs.keys():
         (old, old_size), (new, new_size) = before.stubs[name], after.stubs[name]
@@ -102,3 +114,38 @@ def _learned(
     new_addresses = np.concatenate([theirs.targets[same], theirs.places[same][relative]])
     moves = pieces(*votes(old_addresses, new_addresses), low=before.low, high=before.high)
     return Learned(Rewrite(moves, before.regions), before.data, ours)
+
+
+def _of(references: References, table: tuple[int, int]) -> Ints:
+    """Indexes of the references of a table of distances from their own places."""
+    first, last = np.searchsorted(references.positions, table)
+    inside = np.arange(first, last)
+    chosen: Ints = inside[references.forms[first:last] == PLACE]
+    return chosen
+
+
+def _match_table(
+    positions: Ints,
+    ours: References,
+    theirs: References,
+    entries: tuple[Ints, Ints],
+    known: Moves,
+) -> None:
+    """Finds the old positions of a table's entries by what they lead to.
+
+    Such a table has nothing else in it, so until it is known how far each entry moved no
+    alignment finds any of it. positions: of theirs, in the old file; changed. entries: of the
+    table, old and new.
+    """
+    old, new = entries
+    piece = np.searchsorted(np.asarray(known.starts), ours.targets[old], side="right") - 1
+    targets = ours.targets[old] + np.asarray(known.shifts)[piece]
+    unique, first, count = np.unique(targets, return_index=True, return_counts=True)
+    unique, first = unique[count == 1], first[count == 1]
+    if not len(unique):
+        return
+    wanted = theirs.targets[new]
+    index = np.searchsorted(unique, wanted)
+    index[index == len(unique)] = 0
+    found = unique[index] == wanted
+    positions[new[found]] = ours.positions[old[first[index[found]]]]

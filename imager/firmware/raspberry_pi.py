@@ -10,7 +10,7 @@ and a boot artifact is a FAT image, written raw into the slot's boot partition::
 
     config.txt      names the files below
     cmdline.txt     the kernel command line
-    vmlinuz         the kernel as Debian packs it
+    vmlinuz         the kernel, not compressed
     initrd          the initramfs
     NAME.dtb        the board's device tree
     start4.elf ...  the firmware's second stage, where the EEPROM does not hold it
@@ -83,7 +83,7 @@ class RaspberryPiFirmware:
         files: dict[str, Path | bytes] = {
             "config.txt": config_text(ingredients.board).encode(),
             "cmdline.txt": f"{ingredients.command_line}\n".encode(),
-            "vmlinuz": ingredients.linux,
+            "vmlinuz": bare(ingredients.linux.read_bytes()),
             "initrd": ingredients.initramfs,
             tree.name: tree,
             **ingredients.firmware_files,
@@ -157,9 +157,15 @@ def fat_size(files: Mapping[str, Path | bytes]) -> int:
 
 def passes_tryboot(kernel: bytes) -> bool:
     """Whether the kernel (bare or gzip) tells the firmware that the next start is a try."""
+    return _TRYBOOT_ARGUMENT in bare(kernel)
+
+
+def bare(kernel: bytes) -> bytes:
+    """The kernel as the CPU runs it, which the firmware starts as well: an update of it then
+    costs what changed in it."""
     if kernel.startswith(_GZIP):
-        kernel = zlib.decompressobj(wbits=31).decompress(kernel)
-    return _TRYBOOT_ARGUMENT in kernel
+        return zlib.decompressobj(wbits=31).decompress(kernel)
+    return kernel
 
 
 def _check_kernel(ingredients: Ingredients) -> None:

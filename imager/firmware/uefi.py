@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from imager import signing
+from imager import bzimage, signing
 from imager.cache import Input
 from imager.firmware import efi_driver, systemd_boot, uki
 from imager.firmware.efi_driver import build_watchdog_driver
@@ -32,7 +32,7 @@ class Uefi:
         """The signature."""
         return {
             "signer": signer.identity,
-            "code": [Path(str(uki.__file__)), Path(str(signing.__file__))],
+            "code": [Path(str(module.__file__)) for module in (uki, bzimage, signing)],
         }
 
     def build_artifact(

@@ -1,10 +1,15 @@
-"""The boot artifact of UEFI boards: kernel, initramfs, command line in one signed PE file (UKI)."""
+"""The boot artifact of UEFI boards: kernel, initramfs, command line in one signed PE file (UKI).
+
+The kernel lies open in it where that can be done (`imager.bzimage`): an update of the kernel then
+costs what changed in it.
+"""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
 
+from imager.bzimage import open_kernel
 from imager.signing import PeSigner
 from imager.tools import Tools
 from manifests.board import Architecture
@@ -43,13 +48,15 @@ def build_uki(
     efi_architecture, stub = _STUBS[architecture]
     with tempfile.TemporaryDirectory(prefix="orbital-uki.") as directory:
         where = Path(directory)
+        kernel = linux.read_bytes()
+        (where / "linux").write_bytes(open_kernel(kernel) or kernel)
         (where / "os-release").write_bytes(os_release)
         (where / "cmdline").write_text(command_line)
         unsigned = where / "unsigned.efi"
         tools.run(
             "ukify", "build",
             f"--efi-arch={efi_architecture}", f"--stub={tools.file(stub)}",
-            f"--linux={linux}", f"--initrd={initramfs}", f"--uname={uname}",
+            f"--linux={where / 'linux'}", f"--initrd={initramfs}", f"--uname={uname}",
             f"--os-release=@{where / 'os-release'}", f"--cmdline=@{where / 'cmdline'}",
             f"--output={unsigned}",
         )  # fmt: skip

@@ -53,16 +53,14 @@ class Parts:
     initramfs: Path
 
 
-def _initramfs(
-    base: Tree, kernel: Kernel, output: Path, tools: Tools, hooks: Mapping[str, bytes]
-) -> Path:
+def _initramfs(base: Tree, kernel: Kernel, output: Path, hooks: Mapping[str, bytes]) -> Path:
     tree = initramfs_tree(
         base,
         kernel.module_files(["i6300esb"]),
         kernel.module_files(["virtio_blk", "dm-verity", "erofs"]),
         hooks,
     )
-    write_initramfs(tree, output, tools, mtime=EPOCH)
+    write_initramfs(tree, output, mtime=EPOCH)
     return output
 
 
@@ -259,6 +257,6 @@ def test_an_init_that_ends_unexpectedly_restarts(
     broken = tree.read("init").replace(b"load_modules\nrun_hooks\n", b'echo "$not_set"\n')
     tree.file("init", broken, 0o755)
     output = tmp_path / "broken"
-    write_initramfs(tree, output, parts.tools, mtime=EPOCH)
+    write_initramfs(tree, output, mtime=EPOCH)
     console = boot({"a": "one"}, "one", initramfs=output)
     assert "the init script ended unexpectedly; restarting" in console
