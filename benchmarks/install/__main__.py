@@ -114,7 +114,7 @@ class Bench:
                 self._guest.ask("zero", target=target)
             else:
                 self._guest.ask("copy", source=source, target=target)
-        self._guest.run("rm", "-rf", "/state/orbital")
+        self._guest.ask("keep", source="/none", target="/state/orbital")
         if method in (OURS, OURS_FULL):
             self._guest.run("python3", "-I", guest.DEVICE, "factory", _facts(method))
             return

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.delta.images import Image, Pair
-from imager.cache import Cache
+from imager.cache import Cache, Input
 from imager.keys import make_development_keys
 from imager.repository.create import create
 from imager.repository.deltas import DeltaMaker
@@ -34,7 +34,8 @@ from updater import verity
 
 SYSTEM = "benchmark"
 VERSIONS = ("1.0", "2.0")
-FULL, ADAPTIVE, ADAPTIVE_OLD = "full.raucb", "adaptive.raucb", "old.raucb"
+BUNDLES = FULL, ADAPTIVE, ADAPTIVE_OLD = "full.raucb", "adaptive.raucb", "old.raucb"
+CERTIFICATE = "certificate.pem"
 # Level 19: what a publisher who counts bytes takes; unpacking costs the same at any level.
 _SQUASHFS = "-comp zstd -Xcompression-level 19 -processors 1"
 # The verity superblock (cryptsetup wiki, DMVerity, "superblock"): size and start of the salt.
@@ -118,14 +119,12 @@ def make(
     deltas = DeltaMaker(cache, workers=1)
     for build in builds:
         publish(www / "repository", [build], keys, reporter=reporter, deltas=deltas)
-    certificate = _certificate(work, tools)
-    bundler = Bundler(work, rauc, certificate)
     old, new = versions
     reporter.stage("make bundles")
-    bundler.make(new, www / FULL, adaptive=False)
-    bundler.make(new, www / ADAPTIVE, adaptive=True)
-    bundler.make(old, www / ADAPTIVE_OLD, adaptive=True)
-    return Offer(old, new, www, anchor, certificate)
+    bundles = _bundles(old, new, cache, tools, rauc)
+    for name in BUNDLES:
+        (www / name).symlink_to(bundles / name)
+    return Offer(old, new, www, anchor, bundles / CERTIFICATE)
 
 
 def _build(
@@ -169,21 +168,37 @@ def root_image(image: Image, copy: Path, stream: Stream) -> RootImage:
     return RootImage(root_hash, image.size, salt.hex(), stream)
 
 
-def _certificate(work: Path, tools: Tools) -> Path:
-    certificate = work / "certificate.pem"
-    tools.run(
-        "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=benchmark",
-        "-days", "30", "-keyout", work / "key.pem", "-out", certificate,
-    )  # fmt: skip
-    return certificate
+def _bundles(old: Version, new: Version, cache: Cache, tools: Tools, rauc: Path) -> Path:
+    """A folder with all bundles and the certificate."""
+
+    def build(directory: Path) -> None:
+        tools.run(
+            "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=benchmark",
+            "-days", "3650", "-keyout", directory / "key.pem", "-out", directory / CERTIFICATE,
+        )  # fmt: skip
+        bundler = Bundler(directory, rauc)
+        bundler.make(new, directory / FULL, adaptive=False)
+        bundler.make(new, directory / ADAPTIVE, adaptive=True)
+        # Only prepares the device.
+        bundler.make(old, directory / ADAPTIVE_OLD, adaptive=True)
+
+    inputs: dict[str, Input] = {
+        "images": [old.root, old.boot, new.root, new.boot],
+        "versions": [old.name, new.name],
+        "rauc": str(rauc),
+        "code": Path(__file__),
+    }
+    return cache.stage("benchmark-bundles", inputs, build)
 
 
 class Bundler:
-    """Runs `rauc bundle` of an unpacked Debian tree, through the tree's own loader."""
+    """Runs `rauc bundle` of an unpacked Debian tree, through the tree's own loader.
 
-    def __init__(self, work: Path, tree: Path, certificate: Path) -> None:
+    work: folder with key.pem and the certificate.
+    """
+
+    def __init__(self, work: Path, tree: Path) -> None:
         self._work = work
-        self._certificate = certificate
         programs = work / "programs"
         programs.mkdir()
         for name in ("rauc", "mksquashfs"):
@@ -200,7 +215,7 @@ class Bundler:
         content = self._work / f"{output.name}.content"
         content.mkdir()
         for source in (version.root, version.boot):
-            os.link(source, content / source.name)
+            shutil.copyfile(source, content / source.name)
         method = "adaptive=block-hash-index\n" if adaptive else ""
         (content / "manifest.raucm").write_text(
             _MANIFEST.format(system=SYSTEM, version=version.name, adaptive=method)
@@ -209,7 +224,7 @@ class Bundler:
         command: Sequence[str | Path] = [
             self._work / "programs" / "rauc",
             "bundle",
-            f"--cert={self._certificate}",
+            f"--cert={self._work / CERTIFICATE}",
             f"--key={self._work / 'key.pem'}",
             f"--mksquashfs-args={squashfs}",
             content,
