@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from argparse import ArgumentParser
@@ -91,6 +92,22 @@ def test_publish_list_and_withdraw(place: Path, tools: Tools) -> None:
     words = ("withdraw", place / "repository", "--keys", place / "keys", "acme-vpn", "1.0")
     assert run(orbital.repository, *words)["warnings"] == []
     assert listing.packages(place / "repository") == []
+
+
+def test_a_large_package_gets_a_delta_from_the_version_before(place: Path, tools: Tools) -> None:
+    noise = bytearray(hashlib.shake_128(b"noise").digest(1 << 20))
+    for version in ("1.0", "1.1"):
+        noise[500_000:500_003] = version.encode()
+        path = build(place, tools, manifest("acme-vpn", version), large=bytes(noise))
+        done = publish(place, path)
+    (found,) = done["package_deltas"]
+    assert (found["package"], found["version"], found["from_version"]) == ("acme-vpn", "1.1", "1.0")
+    assert found["fetch_bytes"] < 1000 < 1 << 20 < found["full_bytes"]
+    again = run(
+        orbital.repository, "publish", place / "repository", "--keys", place / "keys", path,
+        "--deltas", "0",
+    )  # fmt: skip
+    assert again["package_deltas"] == []
 
 
 def test_a_package_file_signed_by_the_wrong_publisher(place: Path, tools: Tools) -> None:
