@@ -47,6 +47,7 @@ class Kind(IntEnum):
     SWITCHES = 20
     HIGH_POINTERS = 21
     PLACES = 22
+    DOWNWARDS = 23
 
 
 MACHINES: dict[Kind, Machine] = {
@@ -64,8 +65,8 @@ class Region:
     """Bytes [offset, offset + size) of the old file; its address is offset + bias.
 
     width, stride: of POINTERS and EVEN_POINTERS; stride of all tables but SWITCHES, too. base:
-    the address that OFFSETS are relative to; of HIGH_POINTERS, their upper halves. tables: of
-    SWITCHES, gap before and count of each table's entries.
+    the address that OFFSETS and DOWNWARDS are relative to; of HIGH_POINTERS, their upper halves.
+    tables: of SWITCHES, gap before and count of each table's entries.
     moved: of code, how far all of it moved, where the moves of what it holds do not tell.
     """
 
@@ -128,6 +129,8 @@ def _apply(moves: Moves, region: Region, start: int, part: Part, data: bytearray
         case Kind.POINTERS | Kind.EVEN_POINTERS:
             even = region.kind is Kind.EVEN_POINTERS
             tables.pointers(data, part, moves, width=region.width, stride=stride, even=even)
+        case Kind.DOWNWARDS:
+            tables.downwards(data, part, moves, stride=stride, base=region.base)
         case Kind.OFFSETS:
             tables.offsets(data, part, moves, stride=stride, base=region.base)
         case Kind.HIGH_POINTERS:
@@ -194,7 +197,7 @@ def _region(reader: Reader, offset: int, bias: int) -> Region:
             if width not in (4, 8) or stride < width:
                 raise DeltaError(f"expected pointers, found {width} bytes every {stride}")
             return Region(kind, offset, size, bias, width=width, stride=stride)
-        case Kind.OFFSETS:
+        case Kind.OFFSETS | Kind.DOWNWARDS:
             stride = reader.number(64, "a stride")
             base = offset + bias + _signed(reader, "a base")
             if stride < 4 or not 0 <= base <= ADDRESS_LIMIT:

@@ -59,6 +59,16 @@ def high_pointers(data: bytearray, part: Part, moves: Moves, *, stride: int, upp
                     form.pack_into(data, at, moved)
 
 
+def downwards(data: bytearray, part: Part, moves: Moves, *, stride: int, base: int) -> None:
+    """Signed distances of 4 bytes back to the address base, one every stride bytes."""
+    low, high = moves.low, moves.high
+    base_shift = moves.shift(base) if low <= base < high else 0
+    for at in range(part.start, part.end - 3, stride):
+        value = _INT.unpack_from(data, at)[0]
+        if low <= base - value < high:
+            _put(data, at, value + base_shift - moves.shift(base - value))
+
+
 def places(data: bytearray, part: Part, moves: Moves, *, stride: int) -> None:
     """Signed distances of 4 bytes from where they are themselves, one every stride bytes."""
     low, high, bias = moves.low, moves.high, part.bias

@@ -45,7 +45,10 @@ _UPPER_X86_64, _UPPER_ARM64 = 0xFFFFFFFF, 0xFFFF8000
 _IMAGE_AT, _IMAGE = 56, b"ARM\x64"
 # A kernel of arm64 is linked for this place (lower half), the first of its modules' space's end.
 _ARM64_START = 0x80000000
+_X86_64_START = 0x81000000
 _PAGE = 4096
+# A kernel has at least so many names, and nothing between two of them takes more bytes.
+_NAMES, _NAMES_GAP = 10000, 1 << 26
 # Highest bytes of words that code is made of mostly, but neither text nor numbers.
 _USUAL = bytes.fromhex("9091929394979ba9aab0b4b5b8b9c8cad0d1d2d5d6ebf0f1f2f8f9")
 _LIKE_CODE = 0.3
@@ -163,13 +166,43 @@ def _x86_64(data: bytes) -> Executable | None:
                 if parts:
                     tables[section.name] = parts[0].offset, parts[-1].offset + parts[-1].size
             else:
-                regions += _split(blocks, *place, Kind.HIGH_POINTERS, stride=8, base=_UPPER_X86_64)
+                regions += _pointers(blocks, content, place)
     # Behind the file: where addresses are that a random place of the kernel changes.
     regions += _split(blocks, last, len(content) - last, 0, Kind.POINTERS, stride=4)
     regions.sort(key=lambda region: region.offset)
     if not regions or low >= high or len(regions) > REGIONS_LIMIT:
         return None
     return Executable(data, low, high, tuple(regions), (), {}, tables)
+
+
+def _pointers(
+    blocks: list[_Block], content: bytes | bytearray, place: tuple[int, int, int]
+) -> Iterator[Region]:
+    """The regions of a section of data, with the table of the kernel's names if it is there."""
+    offset, size, address = place
+    start, end = _names(content[offset : offset + size], -1)
+    for first, last in ((0, start), (-(-end // 8) * 8, size)):
+        part = offset + first, last - first, address + first
+        yield from _split(blocks, *part, Kind.HIGH_POINTERS, stride=8, base=_UPPER_X86_64)
+    part = offset + start, end - start, address + start
+    # Counted from the first address, and from -1: others are those of variables per CPU.
+    yield from _split(blocks, *part, Kind.DOWNWARDS, stride=4, base=_X86_64_START - 1)
+
+
+def _names(data: bytes | bytearray, direction: int) -> tuple[int, int]:
+    """Where addresses of all names are (kallsyms_offsets): the longest run of numbers that grow
+    in that direction; (size, size) when there is none."""
+    values = np.frombuffer(data, "<i4", len(data) // 4).astype(np.int64)
+    steps = np.diff(values) * direction
+    grows = (steps >= 0) & (steps < _NAMES_GAP)
+    ends = np.flatnonzero(np.diff(np.concatenate(([0], grows.astype(np.int8), [0]))))
+    best = len(data), len(data)
+    for first, last in zip(ends[::2].tolist(), ends[1::2].tolist(), strict=True):
+        if last - first >= max(_NAMES, (best[1] - best[0]) // 4):
+            span = abs(int(values[last] - values[first]))
+            if span >= 16 * (last - first):
+                best = 4 * first + 4, 4 * last + 4
+    return best
 
 
 def _split(
@@ -204,11 +237,23 @@ def _arm64(data: bytes) -> Executable | None:
     ends = [0, *(int(border) for border in borders), len(code)]
     regions = []
     for first, last in pairwise(ends):
-        where = first * _PAGE, (last - first) * _PAGE, _ARM64_START
+        where = first * _PAGE, last * _PAGE
         if code[first]:
-            regions.append(Region(Kind.AARCH64, *where))
+            regions.append(Region(Kind.AARCH64, where[0], where[1] - where[0], _ARM64_START))
         else:
-            regions.append(Region(Kind.HIGH_POINTERS, *where, width=4, stride=8, base=_UPPER_ARM64))
+            regions += _arm64_data(data, *where)
     if not code.any() or len(regions) > REGIONS_LIMIT:
         return None
     return Executable(data, _ARM64_START, _ARM64_START + len(data), tuple(regions), (), {})
+
+
+def _arm64_data(data: bytes, first: int, last: int) -> Iterator[Region]:
+    """Pointers, with the table of the kernel's names if it is there."""
+    start, end = (first + at for at in _names(data[first:last], 1))
+    for low, high in ((first, start), (-(-end // 8) * 8, last)):
+        if low < high:
+            place = low, high - low, _ARM64_START
+            yield Region(Kind.HIGH_POINTERS, *place, width=4, stride=8, base=_UPPER_ARM64)
+        if low == first and start < end:
+            place = start, end - start, _ARM64_START
+            yield Region(Kind.OFFSETS, *place, stride=4, base=_ARM64_START)

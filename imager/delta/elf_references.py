@@ -95,7 +95,10 @@ def _of_region(program: Executable, region: Region, data: bytearray) -> NDArray[
     else:
         width = region.width or 4
         positions = np.arange(offset, end - width + 1, region.stride, dtype=np.int64)
-        if region.kind is Kind.OFFSETS:
+        if region.kind is Kind.DOWNWARDS:
+            targets = region.base - _values(program, positions, "<i4")
+            forms = np.full(len(positions), _OFFSET)
+        elif region.kind is Kind.OFFSETS:
             targets = region.base + _values(program, positions, "<i4")
             forms = np.full(len(positions), _OFFSET)
         elif region.kind is Kind.PLACES:

@@ -50,7 +50,7 @@ def _region(region: Region, offset: int, bias: int) -> bytes:
     body += write(region.offset - offset) + write(region.size) + write_signed(region.bias - bias)
     if region.kind in (Kind.POINTERS, Kind.EVEN_POINTERS):
         body += write(region.width) + write(region.stride)
-    elif region.kind is Kind.OFFSETS:
+    elif region.kind in (Kind.OFFSETS, Kind.DOWNWARDS):
         body += write(region.stride) + write_signed(region.base - region.offset - region.bias)
     elif region.kind is Kind.HIGH_POINTERS:
         body += write(region.base) + write(region.stride)

@@ -286,6 +286,12 @@ def test_pointers_with_another_upper_half_stay() -> None:
     assert rewritten(data[:6], region) == data[:6]
 
 
+def test_distances_downwards_follow_their_targets() -> None:
+    region = Region(Kind.DOWNWARDS, 0, 12, LOW, stride=4, base=LOW - 1)
+    data = struct.pack("<iii", LOW - 1 - MOVED, -1, 17)
+    assert rewritten(data, region) == struct.pack("<iii", LOW - 1 - MOVED - SHIFT, -1, 17)
+
+
 def test_distances_from_their_own_places_follow_both() -> None:
     region = Region(Kind.PLACES, 0, 24, MOVED, width=4, stride=12)
     data = struct.pack("<6i", LOW - MOVED, 1, 2, 16, 3, 4)
@@ -315,6 +321,7 @@ GOOD = written(
             Region(Kind.SWITCHES, 640, 64, LOW, tables=(array("q", [4, 8]), array("q", [3, 5]))),
             Region(Kind.HIGH_POINTERS, 704, 64, LOW, width=4, stride=16, base=0xFFFFFFFF),
             Region(Kind.PLACES, 768, 64, LOW, width=4, stride=12),
+            Region(Kind.DOWNWARDS, 832, 64, LOW, stride=4, base=LOW - 1),
         ),
     )
 )
@@ -394,6 +401,10 @@ def _hostile(count: Callable[[int], bytes]) -> list[bytes]:
         head + count(0) + count(1) + write(1) + write_signed(1),
         head + count(0) + count(0),
         head + count(1) + bytes([Kind.POINTERS | 0x80]) + write(0) + write(8) + write(0),
+        head + count(1) + bytes([Kind.HIGH_POINTERS, 0, 64, 0]) + write(1 << 32) + write(8),
+        head + count(1) + bytes([Kind.HIGH_POINTERS, 0, 64, 0]) + write(7) + write(7),
+        head + count(1) + bytes([Kind.PLACES, 0, 64, 0]) + write(3),
+        head + count(1) + bytes([Kind.DOWNWARDS, 0, 64, 0]) + write(3) + write(0),
         head + count(1) + b"\x0a" + write(0) + write(8) + write(0),
         head + count(1) + switches + count(1) + write(1 << 49) + write(1 << 49),
     ]

@@ -1,0 +1,109 @@
+"""Kernels in miniature: stored as in the boot artifact of a PC, and as arm64 boots them.
+
+Two versions differ as two builds do: most functions are the same, but lie elsewhere.
+"""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections.abc import Sequence
+
+from imager.bzimage import stored
+
+START = 0xFFFFFFFF81000000
+ARM64_START = 0xFFFF800080000000
+FUNCTIONS = 1500
+_ALLOC, _CODE = 2, 6
+
+
+def sizes(*, newer: bool) -> list[int]:
+    """Bytes of each function; some grew, and one came, in the newer kernel."""
+    chance = random.Random(1)
+    found = [16 * chance.randrange(4, 16) for _ in range(FUNCTIONS)]
+    if newer:
+        for number in range(100, FUNCTIONS, 400):
+            found[number] += 48
+    return found
+
+
+def x86_64(*, newer: bool) -> bytes:
+    """A stored frame with an ELF file, and the places that KASLR changes behind it."""
+    places = _places(sizes(newer=newer), START)
+    chance = random.Random(2)
+    text = bytearray()
+    changed = []
+    for number, place in enumerate(places[:-1]):
+        body = bytearray(random.Random(f"x{number}").randbytes(places[number + 1] - place))
+        target, named = places[chance.randrange(FUNCTIONS)], places[chance.randrange(FUNCTIONS)]
+        body[:5] = b"\xe8" + struct.pack("<i", target - place - 5)
+        body[5:12] = b"\x48\xc7\xc7" + struct.pack("<I", named & 0xFFFFFFFF)
+        changed.append(place + 8 & 0xFFFFFFFF)
+        text += body
+    table_at = -(-(START + len(text)) // 4096) * 4096
+    table = b"".join(
+        struct.pack("<i", place - table_at - 4 * number) for number, place in enumerate(places)
+    )
+    data_at = -(-(table_at + len(table)) // 4096) * 4096
+    data = b"".join(struct.pack("<QQ", place, 7) for place in places)
+    sections = (
+        (".text", START, bytes(text), _CODE),
+        (".orc_unwind_ip", table_at, table, _ALLOC),
+        (".data", data_at, data, _ALLOC),
+    )
+    relocations = struct.pack(f"<{len(changed)}I", *changed)
+    return stored(_elf(sections) + relocations)
+
+
+def arm64(*, newer: bool) -> bytes:
+    """An image: code, then pointers to it."""
+    places = _places(sizes(newer=newer), ARM64_START)
+    chance = random.Random(3)
+    text = bytearray()
+    for number, place in enumerate(places[:-1]):
+        own = random.Random(f"a{number}")
+        words = [
+            0xF9400000 | own.randrange(1 << 22) for _ in range((places[number + 1] - place) // 4)
+        ]
+        target = places[chance.randrange(FUNCTIONS)]
+        words[1] = 0x94000000 | (target - place - 4 >> 2) & 0x3FFFFFF
+        text += struct.pack(f"<{len(words)}I", *words)
+    text += bytes(-len(text) % 4096)
+    data = b"".join(struct.pack("<QQ", place, 7) for place in places) * 4
+    data += bytes(-len(data) % 4096)
+    image = bytearray(text + data)
+    image[:128] = bytes(128)
+    struct.pack_into("<Q", image, 16, len(image) + 4096)
+    image[56:64] = b"ARM\x64" + struct.pack("<I", 64)
+    struct.pack_into("<4sHH", image, 64, b"PE\0\0", 0xAA64, 0)
+    struct.pack_into("<4sHH12xHH", image, 64, b"PE\0\0", 0xAA64, 1, 0, 0)
+    struct.pack_into("<8sIIII", image, 88, b".text", len(image), 0, len(image), 0)
+    return bytes(image)
+
+
+def _places(of: Sequence[int], start: int) -> list[int]:
+    found = [start]
+    for size in of:
+        found.append(found[-1] + size)
+    return found
+
+
+def _elf(sections: Sequence[tuple[str, int, bytes, int]]) -> bytes:
+    names = b"\0" + b"".join(name.encode() + b"\0" for name, *_ in sections) + b".shstrtab\0"
+    body = bytearray(64)
+    headers = [bytes(64)]
+    for name, address, content, flags in sections:
+        body += bytes(-len(body) % 4096)
+        at = names.index(name.encode() + b"\0")
+        place = len(body), len(content)
+        headers.append(struct.pack("<IIQQQQIIQQ", at, 1, flags, address, *place, 0, 0, 1, 0))
+        body += content
+    at = names.index(b".shstrtab")
+    headers.append(struct.pack("<IIQQQQIIQQ", at, 3, 0, 0, len(body), len(names), 0, 0, 1, 0))
+    body += names + bytes(-len(names) % 8)
+    body += bytes(-len(body) % 8)
+    body[:64] = struct.pack(
+        "<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 2, 62, 1, START, 0, len(body), 0,
+        64, 56, 0, 64, len(headers), len(headers) - 1,
+    )  # fmt: skip
+    return bytes(body) + b"".join(headers)
