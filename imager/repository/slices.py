@@ -185,12 +185,16 @@ def _published(directory: Path, targets: Targets, build: Build) -> Iterator[tupl
             continue
         image = targets[f"{build.base}/{release.version}/index.json"]
         old = msgspec.json.decode(read_target(directory, image), type=OsIndex)
+        files = [directory / chunk_path(pack.sha256.hex()) for pack in known.packs]
+        there = [
+            file.is_file() and file.stat().st_size == pack.size
+            for file, pack in zip(files, known.packs, strict=True)
+        ]
         for slices, stream in ((known.root, old.root.stream), (known.boot, old.boot.stream)):
             left = stream.size
             for item in stored_slices(slices, known.packs):
                 size = min(item.blocks * BLOCK, left)
                 left -= size
-                pack = known.packs[item.pack]
-                file = directory / chunk_path(pack.sha256.hex())
-                if file.is_file() and file.stat().st_size == pack.size:
-                    yield (item.digest, size), _Place(pack, item.offset, item.size)
+                if there[item.pack]:
+                    place = _Place(known.packs[item.pack], item.offset, item.size)
+                    yield (item.digest, size), place
