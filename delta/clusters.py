@@ -28,7 +28,8 @@ LIBRARY = (
 CLOSED_LIMIT = 1 << 20
 OPENED_LIMIT = 4 << 20
 HIGHEST_LEVEL = 19
-LARGEST_WINDOW_LOG = 20
+# As zstd's and erofs's: 1 KiB and 1 MiB.
+SMALLEST_WINDOW_LOG, LARGEST_WINDOW_LOG = 10, 20
 # Bytes that are decompressed for one frame: its references and copies once, and some twice.
 WORK = 64 << 20
 

@@ -45,8 +45,12 @@ class Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size: int = 0
 
 
-class Delta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """from_version, from_root_hash: the base image. root, boot: the frames of its streams."""
+class Delta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """from_version, from_root_hash: the base image. root, boot: the frames of its streams.
+
+    libzstd: the release that closes clusters of a compressed image as they were, as
+    ZSTD_VERSION_NUMBER (10507 is 1.5.7); 0 when none are closed.
+    """
 
     format: int
     from_version: str
@@ -54,6 +58,7 @@ class Delta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     root: tuple[Frame, ...]
     boot: tuple[Frame, ...]
     parts: tuple[Part, ...]
+    libzstd: int = 0
 
 
 def made_by(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from delta.clusters import LIBRARY
 from manifests.delta import FORMAT, LARGEST_FRAME, LARGEST_PART, Delta, Frame, Part, made_by
 from manifests.index import OsIndex, Segment, Stream
 
@@ -150,6 +151,8 @@ def delta_problem(delta: Delta, index: OsIndex) -> str:
     """The first thing that is wrong with a delta document, or nothing."""
     if delta.format != FORMAT:
         return f"its format is {delta.format}, expected {FORMAT}"
+    if delta.libzstd not in (0, LIBRARY):
+        return f"it needs libzstd {delta.libzstd}, this is {LIBRARY}"
     problem = parts_problem(delta.parts)
     if problem:
         return problem

@@ -15,6 +15,7 @@ from delta.clusters import (
     LARGEST_WINDOW_LOG,
     LIBRARY,
     OPENED_LIMIT,
+    SMALLEST_WINDOW_LOG,
     Opened,
     Part,
     Settings,
@@ -42,6 +43,8 @@ def decode(payload: Reader, references: References, size: int) -> Iterator[Data]
     settings = Settings(
         tables.number(HIGHEST_LEVEL, "a level"), tables.number(LARGEST_WINDOW_LOG, "a window")
     )
+    if 0 < settings.window_log < SMALLEST_WINDOW_LOG:
+        raise DeltaError(f"expected a window of 2^{SMALLEST_WINDOW_LOG} bytes or more")
     skip = tables.number(CLOSED_LIMIT, "bytes to skip")
     old = _parts(tables, REFERENCES_LIMIT, 4 * REFERENCES_LIMIT)
     new = _parts(tables, FRAME_LIMIT + 2 * CLOSED_LIMIT, FRAME_LIMIT)

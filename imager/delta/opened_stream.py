@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from delta.clusters import Settings, closer
+from delta.clusters import LIBRARY, Settings, closer
 from imager.delta import stream
 from imager.delta.opened import (
     OpenedImage,
@@ -27,6 +27,8 @@ from imager.delta.opened_plan import Images, OpenedFrame, plan_opened
 from imager.delta.streams import Streams
 from recovery.reporter import Reporter
 
+# The libzstd of devices, Debian trixie's libzstd1. Only the same one closes clusters as they do.
+DEVICE_LIBRARY = 10507
 # Clusters that one job closes.
 _BATCH = 32
 
@@ -79,6 +81,12 @@ def make_opened(
     """
     with Streams.open(*closed) as images, tempfile.TemporaryDirectory() as folder:
         if not (is_compressed(images.old) and is_compressed(images.new)):
+            return None
+        if LIBRARY != DEVICE_LIBRARY:
+            reporter.message(
+                f"the delta will be large: to open a compressed image takes libzstd "
+                f"{DEVICE_LIBRARY}, Python's zstandard here has {LIBRARY}: install zstandard 0.25"
+            )
             return None
         reporter.stage("delta: open")
         names = Path(folder) / "old", Path(folder) / "new"

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import msgspec
 
+from delta.clusters import LIBRARY
+from delta.frame import OPENED
 from imager.cache import Cache, Input
 from imager.repository.chunks import store_chunks
 from imager.repository.encode import code, encode, identity, write_parts
@@ -152,12 +154,17 @@ def _make(
             )
         )
         parts = write_parts(packer, result)
-        delta = Delta(FORMAT, old.version, old.root.root_hash, root, boot, parts)
+        opened = any(
+            frame.size and packer.parts[frame.part][frame.offset + 1] == OPENED for frame in root
+        )
+        libzstd = LIBRARY if opened else 0
+        delta = Delta(FORMAT, old.version, old.root.root_hash, root, boot, parts, libzstd)
         (result / _DOCUMENT).write_bytes(msgspec.json.encode(delta) + b"\n")
 
     inputs: dict[str, Input] = {
         "old": _identity(old),
         "new": _identity(new),
+        "libzstd": LIBRARY,
         "code": [Path(__file__), *code()],
     }
     return cache.stage("delta", inputs, build)
