@@ -60,6 +60,16 @@ def test_empty_file(source: Source) -> None:
     assert read(source, "empty", 10) == b""
 
 
+def test_a_part_of_a_file(source: Source) -> None:
+    blocks = list(source.open_range("chunks/ab/big", 1_000_001, 700_003))
+    assert b"".join(blocks) == BIG[1_000_001:1_700_004]
+    for offset in (len(BIG) - 9, len(BIG), len(BIG) + 9):
+        with pytest.raises(NotFoundError, match="shorter than it should be"):
+            list(source.open_range("chunks/ab/big", offset, 10))
+    with pytest.raises(NotFoundError, match="no such file"):
+        list(source.open_range("chunks/none", 0, 10))
+
+
 def test_missing_file(source: Source) -> None:
     with pytest.raises(NotFoundError, match=r"^cannot fetch chunks/none"):
         read(source, "chunks/none", 10)
