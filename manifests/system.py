@@ -120,7 +120,9 @@ class Update(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The root image.
 
-    compression: of its erofs; none updates with the smallest deltas.
+    compression: of its erofs. none: fastest to read and to update. zstd: 40 % of the size,
+        with deltas as small, which take more work on the device. lz4hc: fast to read, but
+        what changed is fetched from the first change to the end of each file.
     """
 
     compression: Literal["none", "lz4hc", "zstd"] = "none"
