@@ -29,6 +29,14 @@ def buffer(size: int) -> memoryview:
     return memoryview(mmap.mmap(-1, aligned(size)))
 
 
+def forget(memory: memoryview) -> None:
+    """Gives the memory of a buffer back; it is zeros when it is used again."""
+    mapping = memory.obj
+    if isinstance(mapping, mmap.mmap):
+        # Shared, as anonymous mappings of Python are: MADV_DONTNEED would keep it.
+        mapping.madvise(mmap.MADV_REMOVE)
+
+
 class Medium:
     """An open slot (block device, or a plain file on emulated devices) or boot artifact.
 

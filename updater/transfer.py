@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 WORKERS = 4
 PATCHING_WORKERS = 2
 _COMPARED = 1 << 20
+# A worker gives back the memory of a longer run: these are few, and others need it meanwhile.
+_HELD = 8 << 20
 
 Check = Callable[[int, memoryview], None]
 
@@ -247,6 +249,8 @@ class _Job:
                     size = self._target.read_back(run.offset, memory)
                     self._check(run.offset, memory[: min(size, run.size)])
                 self._results.put(task)
+                if run.size > _HELD:
+                    medium.forget(memory)
         except BaseException as error:
             self._results.put(error)
 
