@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from imager.repository import metadata
 from imager.repository.targets import add_target
 from manifests.delta import Frame, Part
+from manifests.index import chunk_path
 from manifests.package_delta import PackageDelta, package_delta_target
 from recovery.errors import ManifestError
 from tests.updater.packages.delta_device import (
@@ -221,6 +223,29 @@ def test_a_signed_delta_that_makes_no_sense_costs_little(
 ) -> None:
     signed_again(publisher, device, change(read(publisher)))
     device.update(new)
+
+
+def test_many_signed_parts_of_which_none_is_of_use_cost_little(
+    publisher: PackagePublisher, device: DeltaDevice, new: bytes
+) -> None:
+    """Each is what was signed and small enough to be tried: together they would not be."""
+    size = int(device.new.stream.stored_size * 0.015)
+    made = []
+    for number in range(8):
+        data = bytes([number]) * size
+        path = publisher.repository / chunk_path(hashlib.sha256(data).hexdigest())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        made.append(Part(size, path.name))
+    delta = read(publisher)
+    frames = [Frame(1, number, 0, size) for number in range(8)]
+    rest = len(device.new.stream.segments) - len(frames)
+    useless = msgspec.structs.replace(delta, frames=(*frames, Frame(rest)), parts=tuple(made))
+    signed_again(publisher, device, useless)
+    done = device.update(new)
+    assert done.wasted == size
+    assert any("cannot be decoded" in note for note in done.notes)
+    assert any("is not tried" in note for note in done.notes)
 
 
 def test_a_delta_that_another_publisher_signed_is_not_looked_at(
