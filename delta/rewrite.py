@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from delta.errors import DeltaError
@@ -20,6 +20,7 @@ from delta.machines.arm import Arm, Thumb
 from delta.machines.machine import Machine, Part
 from delta.machines.moves import Moves
 from delta.machines.riscv64 import Riscv64
+from delta.machines.types import LIMIT, Numbers, types
 from delta.machines.x86_64 import X8664, X8664Kernel
 from delta.varint import Reader, signed
 
@@ -29,6 +30,7 @@ ADDRESS_LIMIT = 1 << 60
 PIECES_LIMIT = 1 << 18
 REGIONS_LIMIT = 1 << 12
 TABLES_LIMIT = 1 << 16
+NUMBERS_LIMIT = 1 << 16
 
 
 class Kind(IntEnum):
@@ -48,6 +50,7 @@ class Kind(IntEnum):
     HIGH_POINTERS = 21
     PLACES = 22
     DOWNWARDS = 23
+    TYPES = 24
 
 
 MACHINES: dict[Kind, Machine] = {
@@ -68,6 +71,7 @@ class Region:
     the address that OFFSETS and DOWNWARDS are relative to; of HIGH_POINTERS, their upper halves.
     tables: of SWITCHES, gap before and count of each table's entries.
     moved: of code, how far all of it moved, where the moves of what it holds do not tell.
+    numbers: of TYPES.
     """
 
     kind: Kind
@@ -79,6 +83,7 @@ class Region:
     base: int = 0
     tables: tuple[array[int], array[int]] | None = None
     moved: int | None = None
+    numbers: Numbers | None = None
 
 
 @dataclass(frozen=True)
@@ -98,8 +103,12 @@ def decode_rewrite(data: bytes) -> Rewrite:
     high = low + reader.number(ADDRESS_LIMIT, "a size of the program")
     regions = []
     offset = bias = 0
+    numbers: Numbers | None = None
     for _ in range(reader.number(REGIONS_LIMIT, "a number of regions")):
         region = _region(reader, offset, bias)
+        if region.kind is Kind.TYPES:
+            numbers = _numbers(reader, numbers)
+            region = replace(region, numbers=numbers)
         offset, bias = region.offset + region.size, region.bias
         regions.append(region)
     moves = _moves(reader, low, high)
@@ -137,6 +146,9 @@ def _apply(moves: Moves, region: Region, start: int, part: Part, data: bytearray
             tables.high_pointers(data, part, moves, stride=stride, upper=region.base)
         case Kind.PLACES:
             tables.places(data, part, moves, stride=stride)
+        case Kind.TYPES:
+            if region.offset >= start and region.numbers is not None:
+                types(data, part, region.numbers)
         case Kind.FRAMES:
             # They can be followed from the first one only.
             if region.offset >= start:
@@ -214,7 +226,7 @@ def _region(reader: Reader, offset: int, bias: int) -> Region:
         case Kind.SWITCHES:
             return Region(kind, offset, size, bias, tables=_tables(reader, size))
         case _:
-            if kind is not Kind.FRAMES and kind not in MACHINES:
+            if kind not in (Kind.FRAMES, Kind.TYPES) and kind not in MACHINES:
                 raise DeltaError(f"expected code of a known machine, found {kind.name}")
             moved = _signed(reader, "a shift") if has_moved else None
             return Region(kind, offset, size, bias, moved=moved)
@@ -233,8 +245,23 @@ def _tables(reader: Reader, size: int) -> tuple[array[int], array[int]]:
     return gaps, counts
 
 
+def _numbers(reader: Reader, before: Numbers | None) -> Numbers:
+    """Of a region of TYPES; those of the one before it if it has none of its own."""
+    count = reader.number(NUMBERS_LIMIT, "a number of pieces")
+    if not count:
+        if before is None:
+            raise DeltaError("expected numbers of types")
+        return before
+    of_types = _pieces(reader, count, 0, LIMIT)
+    count = reader.number(NUMBERS_LIMIT, "a number of pieces")
+    return Numbers(of_types, _pieces(reader, count, 0, LIMIT))
+
+
 def _moves(reader: Reader, low: int, high: int) -> Moves:
-    count = reader.number(PIECES_LIMIT, "a number of pieces")
+    return _pieces(reader, reader.number(PIECES_LIMIT, "a number of pieces"), low, high)
+
+
+def _pieces(reader: Reader, count: int, low: int, high: int) -> Moves:
     starts, shifts = array("q"), array("q")
     start, shift = low, 0
     for index in range(count):

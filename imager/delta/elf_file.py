@@ -37,6 +37,7 @@ class Executable:
     stubs: position and size of code that is a table: the n-th entry belongs to the n-th entry of
     another one, and so became the new n-th one, whichever function it now calls.
     tables: by name, the range of the file with a table of distances from their own places.
+    types: its type information (BTF), whose types are regions.
     """
 
     data: bytes
@@ -46,6 +47,7 @@ class Executable:
     read_only: tuple[tuple[int, int, int], ...]
     stubs: Mapping[str, tuple[int, int]]
     tables: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    types: bytes = b""
 
     @property
     def machine(self) -> Kind:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,8 +24,10 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.constants import SH_FLAGS
 from elftools.elf.elffile import ELFFile
 
+from delta.machines.types import starts
 from delta.rewrite import REGIONS_LIMIT, Kind, Region
 from imager.delta.elf_file import Executable
+from imager.delta.elf_types import information_in, types_range
 
 _HALF = 0xFFFFFFFF
 _FRAME = b"\x28\xb5\x2f\xfd\xa0"
@@ -40,7 +43,7 @@ _DISTANCES = {
     ".altinstructions": 14,
 }
 # Without addresses.
-_PLAIN = (".BTF", ".BTF_ids", ".orc_unwind", "__kcrctab", "__kcrctab_gpl", "__ksymtab_strings")
+_PLAIN = (".BTF_ids", ".orc_unwind", "__kcrctab", "__kcrctab_gpl", "__ksymtab_strings")
 _UPPER_X86_64, _UPPER_ARM64 = 0xFFFFFFFF, 0xFFFF8000
 _IMAGE_AT, _IMAGE = 56, b"ARM\x64"
 # A kernel of arm64 is linked for this place (lower half), the first of its modules' space's end.
@@ -149,6 +152,7 @@ def _x86_64(data: bytes) -> Executable | None:
         return None
     regions: list[Region] = []
     tables: dict[str, tuple[int, int]] = {}
+    information = b""
     low, high, last = _HALF, 0, elf["e_shoff"] + elf["e_shnum"] * elf["e_shentsize"]
     for section in elf.iter_sections():
         address, flags = section["sh_addr"] & _HALF, section["sh_flags"]
@@ -156,7 +160,10 @@ def _x86_64(data: bytes) -> Executable | None:
             continue
         if section["sh_addr"] >> 32 == _UPPER_X86_64:
             low, high = min(low, address), max(high, address + section["sh_size"])
-        if section["sh_type"] != "SHT_NOBITS" and section.name not in _PLAIN:
+        if section.name == ".BTF":
+            information = section.data()
+            regions += _types(blocks, information, section["sh_offset"])
+        elif section["sh_type"] != "SHT_NOBITS" and section.name not in _PLAIN:
             place = section["sh_offset"], section["sh_size"], address
             if flags & SH_FLAGS.SHF_EXECINSTR:
                 regions += _split(blocks, *place, Kind.X86_64_KERNEL)
@@ -172,7 +179,7 @@ def _x86_64(data: bytes) -> Executable | None:
     regions.sort(key=lambda region: region.offset)
     if not regions or low >= high or len(regions) > REGIONS_LIMIT:
         return None
-    return Executable(data, low, high, tuple(regions), (), {}, tables)
+    return Executable(data, low, high, tuple(regions), (), {}, tables, information)
 
 
 def _pointers(
@@ -205,6 +212,23 @@ def _names(data: bytes | bytearray, direction: int) -> tuple[int, int]:
     return best
 
 
+def _types(blocks: list[_Block], information: bytes, offset: int) -> Iterator[Region]:
+    """The types that lie in one block as a whole."""
+    first, last = types_range(information)
+    ends = {at + size: at for at, _, _, size in starts(information, first, last)}
+    places = sorted(ends.values())
+    sizes = {at: end - at for end, at in ends.items()}
+    for block in blocks:
+        low = bisect_left(places, block.start - offset)
+        high = bisect_left(places, block.end - offset)
+        while high > low and places[high - 1] + sizes[places[high - 1]] > block.end - offset:
+            high -= 1
+        if low < high:
+            start, end = places[low], places[high - 1] + sizes[places[high - 1]]
+            at = start + offset + block.away
+            yield Region(Kind.TYPES, at, end - start, -at)
+
+
 def _split(
     blocks: list[_Block],
     offset: int,
@@ -234,17 +258,23 @@ def _arm64(data: bytes) -> Executable | None:
     smooth = np.convolve(usual, np.ones(2 * _SMOOTH + 1) / (2 * _SMOOTH + 1), "same")
     code = smooth > _LIKE_CODE
     borders = np.flatnonzero(np.diff(code.astype(np.int8))) + 1
-    ends = [0, *(int(border) for border in borders), len(code)]
-    regions = []
-    for first, last in pairwise(ends):
-        where = first * _PAGE, last * _PAGE
+    regions: list[Region] = []
+    found = information_in(data)
+    for first, last in pairwise([0, *(int(border) for border in borders), len(code)]):
+        start, end = first * _PAGE, last * _PAGE
         if code[first]:
-            regions.append(Region(Kind.AARCH64, where[0], where[1] - where[0], _ARM64_START))
+            regions.append(Region(Kind.AARCH64, start, end - start, _ARM64_START))
+        elif start <= found[0] < found[1] <= end:
+            regions += _arm64_data(data, start, found[0])
+            regions += _types([_Block(0, len(data), 0)], data[found[0] : found[1]], found[0])
+            regions += _arm64_data(data, -(-found[1] // 8) * 8, end)
         else:
-            regions += _arm64_data(data, *where)
+            regions += _arm64_data(data, start, end)
     if not code.any() or len(regions) > REGIONS_LIMIT:
         return None
-    return Executable(data, _ARM64_START, _ARM64_START + len(data), tuple(regions), (), {})
+    high = _ARM64_START + len(data)
+    information = data[found[0] : found[1]]
+    return Executable(data, _ARM64_START, high, tuple(regions), (), {}, {}, information)
 
 
 def _arm64_data(data: bytes, first: int, last: int) -> Iterator[Region]:

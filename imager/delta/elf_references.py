@@ -43,7 +43,8 @@ def references(program: Executable) -> References:
     parts = [np.empty((0, 4), np.int64)]
     data = bytearray(program.data)
     for region in program.regions:
-        parts.append(_of_region(program, region, data))
+        if region.kind is not Kind.TYPES:
+            parts.append(_of_region(program, region, data))
     found = np.concatenate(parts)
     found = found[np.argsort(found[:, 0], kind="stable")]
     return References(*(np.ascontiguousarray(found[:, column]) for column in range(4)))
@@ -58,6 +59,8 @@ def without_addresses(program: Executable) -> bytes:
             part = Part(region.offset, region.offset + region.size, region.bias)
             for at, _, form in machine.find(data, part, program.low, program.high):
                 machine.change(data, at, form, 0, 0)
+            continue
+        if region.kind is Kind.TYPES:
             continue
         width = region.width or 4
         for at in _of_region(program, region, data)[:, 0].tolist():

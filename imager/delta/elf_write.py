@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from delta.machines import types
 from delta.machines.machine import Part
 from delta.machines.moves import Moves
 from delta.machines.tables import FRAME_HEADER, frame_starts, offsets
+from delta.machines.types import Numbers
 from delta.rewrite import FORMAT, Kind, Region, Rewrite, switches
 from delta.varint import write, write_signed
 from imager.delta.elf_references import References
@@ -31,10 +33,16 @@ def written(rewrite: Rewrite) -> bytes:
     body += write(moves.low) + write(moves.high - moves.low)
     body += write(len(regions))
     offset = bias = 0
+    numbers: Numbers | None = None
     for region in regions:
-        body += _region(region, offset, bias)
+        body += _region(region, offset, bias, numbers)
+        numbers = region.numbers or numbers
         offset, bias = region.offset + region.size, region.bias
-    body += write(len(moves.starts))
+    return bytes(body) + _moves(moves)
+
+
+def _moves(moves: Moves) -> bytes:
+    body = bytearray(write(len(moves.starts)))
     at, shift = moves.low, 0
     for next_start in moves.starts:
         body += write(next_start - at)
@@ -45,7 +53,14 @@ def written(rewrite: Rewrite) -> bytes:
     return bytes(body)
 
 
-def _region(region: Region, offset: int, bias: int) -> bytes:
+def _numbers(numbers: Numbers | None, before: Numbers | None) -> bytes:
+    assert numbers is not None
+    if numbers == before:
+        return write(0)
+    return _moves(numbers.types) + _moves(numbers.names)
+
+
+def _region(region: Region, offset: int, bias: int, before: Numbers | None) -> bytes:
     body = bytearray([region.kind | (0 if region.moved is None else 0x80)])
     body += write(region.offset - offset) + write(region.size) + write_signed(region.bias - bias)
     if region.kind in (Kind.POINTERS, Kind.EVEN_POINTERS):
@@ -54,6 +69,8 @@ def _region(region: Region, offset: int, bias: int) -> bytes:
         body += write(region.stride) + write_signed(region.base - region.offset - region.bias)
     elif region.kind is Kind.HIGH_POINTERS:
         body += write(region.base) + write(region.stride)
+    elif region.kind is Kind.TYPES:
+        body += _numbers(region.numbers, before)
     elif region.kind is Kind.PLACES:
         body += write(region.stride)
     elif region.moved is not None:
@@ -73,6 +90,8 @@ def _part(region: Region, old: bytes, moves: Moves, start: int, end: int) -> Reg
         return None
     if region.kind is Kind.FRAMES and region.offset < start:
         return _frames_from(region, old, start)
+    if region.kind is Kind.TYPES and region.offset < start:
+        return _types_from(region, old, start)
     if region.kind is Kind.SWITCHES:
         return _changed_tables(region, old, moves, start, end)
     return region
@@ -85,6 +104,15 @@ def _frames_from(region: Region, old: bytes, start: int) -> Region | None:
         begin = at - FRAME_HEADER
         if begin >= start:
             return replace(region, offset=begin, size=last - begin)
+    return None
+
+
+def _types_from(region: Region, old: bytes, start: int) -> Region | None:
+    """The types that begin at start or later."""
+    last = region.offset + region.size
+    for at, _, _, _ in types.starts(old, region.offset, last):
+        if at >= start:
+            return replace(region, offset=at, size=last - at)
     return None
 
 

@@ -17,6 +17,7 @@ from imager.delta.elf_kernel import read_kernel
 from imager.delta.elf_moves import pieces, votes
 from imager.delta.elf_references import PLACE, Ints, References, references, without_addresses
 from imager.delta.elf_switches import with_switches
+from imager.delta.elf_types import with_types
 
 # Bytes of a sequence that finds what became of what: first without addresses, then with the
 # addresses predicted by what was learned before.
@@ -53,6 +54,7 @@ def learn(old: bytes, new: bytes, *, windows: Sequence[tuple[int, int]] = ()) ->
     before, after = _read(old), _read(new)
     if before is None or after is None or before.machine is not after.machine:
         return None
+    before = with_types(before, after)
     before = with_stubs(with_switches(before, references(before)), after)
     after = with_switches(after, references(after))
     ours, theirs = references(before), references(after)

@@ -11,14 +11,20 @@ from __future__ import annotations
 import lzma
 import random
 import tempfile
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from delta.frame import DICTIONARY, DIFFERENCE, OPENED, SPARSE, STORE, VERSION
-from delta.head import Copy, Head, Range
+from delta.head import Copy, Head, Range, Rewriting
+from delta.machines.moves import Moves
+from delta.machines.types import LIMIT, Numbers
+from delta.rewrite import Kind, Region, Rewrite, apply_rewrite
 from delta.sections import STORED, ZSTD, filters
 from delta.varint import write
 from imager.delta.difference import differences
+from imager.delta.elf_write import written as encoded
 from imager.delta.head import written
 from imager.delta.sections import Effort, section, zstd_section
 from imager.delta.stream import make
@@ -66,6 +72,35 @@ def frames(base: bytes) -> Iterator[tuple[str, bytes, bytes]]:
     around = Head((), (Range(0, 24000),), {})
     yield "opened", _payload(OPENED, around, tables + inside), new[100:] + bytes(90)
     yield "sparse-with-copies", _payload(SPARSE, mixed, data), base[4096:8192] + new
+    yield from _rewritten(base, new)
+
+
+def _rewritten(base: bytes, new: bytes) -> Iterator[tuple[str, bytes, bytes]]:
+    """The base with regions of each kind; whatever bytes it has are addresses."""
+    some = array("q", [0, 1 << 20, 1 << 31]), array("q", [0, 64, -4096])
+    moves = Moves(0, LIMIT, *some)
+    numbers = Numbers(Moves(0, LIMIT, *some), Moves(0, LIMIT, some[0], array("q", [1, 0, 2])))
+    tables = array("q", [4, 8]), array("q", [3, 50])
+    more: dict[Kind, dict[str, Any]] = {
+        Kind.POINTERS: {"width": 4, "stride": 12},
+        Kind.EVEN_POINTERS: {"width": 4, "stride": 4},
+        Kind.OFFSETS: {"stride": 8, "base": 1 << 30},
+        Kind.SWITCHES: {"tables": tables},
+        Kind.HIGH_POINTERS: {"width": 4, "stride": 8, "base": 7},
+        Kind.PLACES: {"width": 4, "stride": 4},
+        Kind.DOWNWARDS: {"stride": 4, "base": 1 << 31},
+        Kind.TYPES: {"numbers": numbers},
+    }
+    regions = tuple(
+        Region(kind, 1000 * number, 1000, 1 << 20, **more.get(kind, {}))
+        for number, kind in enumerate(Kind)
+    )
+    rewrite = Rewrite(moves, regions)
+    changed = bytearray(base)
+    apply_rewrite(rewrite, 0, changed)
+    head = Head((), (Range(0, len(base)),), {0: Rewriting(memoryview(encoded(rewrite)), 0)})
+    data = differences(new, bytes(changed), EFFORT)[SPARSE]
+    yield "sparse-rewritten", _payload(SPARSE, head, data), new
 
 
 def inodes() -> tuple[bytes, bytes, bytes]:

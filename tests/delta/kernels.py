@@ -14,6 +14,7 @@ from imager.bzimage import stored
 START = 0xFFFFFFFF81000000
 ARM64_START = 0xFFFF800080000000
 FUNCTIONS = 1500
+TYPES = 1000
 _ALLOC, _CODE = 2, 6
 
 
@@ -50,6 +51,7 @@ def x86_64(*, newer: bool) -> bytes:
         (".text", START, bytes(text), _CODE),
         (".orc_unwind_ip", table_at, table, _ALLOC),
         (".data", data_at, data, _ALLOC),
+        (".BTF", data_at + len(data), types(newer=newer), _ALLOC),
     )
     relocations = struct.pack(f"<{len(changed)}I", *changed)
     return stored(_elf(sections) + relocations)
@@ -70,6 +72,7 @@ def arm64(*, newer: bool) -> bytes:
         text += struct.pack(f"<{len(words)}I", *words)
     text += bytes(-len(text) % 4096)
     data = b"".join(struct.pack("<QQ", place, 7) for place in places) * 4
+    data += types(newer=newer)
     data += bytes(-len(data) % 4096)
     image = bytearray(text + data)
     image[:128] = bytes(128)
@@ -79,6 +82,33 @@ def arm64(*, newer: bool) -> bytes:
     struct.pack_into("<4sHH12xHH", image, 64, b"PE\0\0", 0xAA64, 1, 0, 0)
     struct.pack_into("<8sIIII", image, 88, b".text", len(image), 0, len(image), 0)
     return bytes(image)
+
+
+def types(*, newer: bool) -> bytes:
+    """Type information: structures that refer to each other, one more in the newer kernel."""
+    chance = random.Random(4)
+    known = [
+        (f"type_{number}", [chance.randrange(TYPES) for _ in range(3)]) for number in range(TYPES)
+    ]
+    order = [*known[:300], *([("new_type", [0, 1, 2])] if newer else []), *known[300:]]
+    numbers = {name: number for number, (name, _) in enumerate(order, start=1)}
+    offsets, names = {}, b"\0"
+    for name, _ in order:
+        offsets[name] = len(names)
+        names += name.encode() + b"\0"
+    body = b"".join(
+        struct.pack("<III", offsets[name], 4 << 24 | 3, 24)
+        + b"".join(
+            struct.pack("<III", offsets[f"type_{other}"], numbers[f"type_{other}"], 64 * number)
+            for number, other in enumerate(members)
+        )
+        for name, members in order
+    )
+    return (
+        struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(body), len(body), len(names))
+        + body
+        + names
+    )
 
 
 def _places(of: Sequence[int], start: int) -> list[int]:

@@ -57,8 +57,8 @@ def test_regions_name_the_addresses_of_what_lies_in_the_blocks() -> None:
     assert program is not None
     assert len(kernel) > 2 * (128 << 10)
     assert program.low == kernels.START & 0xFFFFFFFF
-    kinds = {Kind.X86_64_KERNEL, Kind.PLACES, Kind.HIGH_POINTERS, Kind.POINTERS}
-    assert {region.kind for region in program.regions} == kinds
+    tables = {Kind.PLACES, Kind.HIGH_POINTERS, Kind.POINTERS, Kind.TYPES}
+    assert {region.kind for region in program.regions} == {Kind.X86_64_KERNEL, *tables}
     places = set()
     for region in program.regions:
         if region.kind is Kind.PLACES:
@@ -93,6 +93,20 @@ def test_the_device_makes_the_bytes_that_the_maker_predicted(machine: str) -> No
     data = bytearray(old)
     apply_rewrite(decode_rewrite(learned.encoded(0, len(old))), 0, data)
     assert bytes(data) == learned.predicted()
+
+
+@pytest.mark.parametrize("machine", MAKERS)
+@pytest.mark.parametrize("start", [100_000, 200_000, 250_000, 300_000])
+def test_a_window_needs_nothing_from_outside(machine: str, start: int) -> None:
+    old, _ = _pair(machine)
+    learned = _learned(machine)
+    size = 70_001
+    data = bytearray(old[start : start + size])
+    apply_rewrite(decode_rewrite(learned.encoded(start, size)), start, data)
+    whole = learned.predicted()[start : start + size]
+    # At both ends there may be something that the window divides.
+    differing = [at for at in range(len(data)) if data[at] != whole[at]]
+    assert all(at < 64 or at >= size - 64 for at in differing)
 
 
 class _Base:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from delta.errors import DeltaError
 from delta.machines.moves import Moves
+from delta.machines.types import LIMIT, Numbers
 from delta.rewrite import (
     FORMAT,
     MACHINES,
@@ -247,63 +248,10 @@ def test_tables_of_switches_are_relative_to_themselves() -> None:
     assert rewritten(data[8:], region, start=8) == data[8:20] + after[20:]
 
 
-def test_x86_kernels_name_addresses_as_well_as_distances() -> None:
-    def function(target: int) -> bytes:
-        address = struct.pack("<I", target)
-        return b"".join(
-            (
-                b"\xe8" + struct.pack("<i", target - LOW - 5),
-                b"\x48\xc7\xc7" + address,  # mov rdi, n
-                b"\x49\x81\xfc" + address,  # cmp r12, n
-                b"\x48\x3d" + address,  # cmp rax, n
-                b"\x8b\x04\xc5" + address,  # mov eax, [8 * rax + n]
-            )
-        )
-
-    assert code(Kind.X86_64_KERNEL, function(MOVED)) == function(MOVED + SHIFT)
-    # The same number where an instruction has none stays.
-    other = b"\x90\x90\x90" + struct.pack("<I", MOVED)
-    assert code(Kind.X86_64_KERNEL, other) == other
-
-
-def test_x86_kernels_addresses_change_within_what_moved_together() -> None:
-    def function(target: int, distance: int) -> bytes:
-        call = b"\xe8" + struct.pack("<i", distance)
-        return b"\x48\xc7\xc7" + struct.pack("<I", target) + call
-
-    region = Region(Kind.X86_64_KERNEL, 0, 12, MOVED)
-    before, after = function(MOVED + 64, 0x80), function(MOVED + 64 + SHIFT, 0x80)
-    assert rewritten(before, region) == after
-
-
-def test_pointers_with_another_upper_half_stay() -> None:
-    region = Region(Kind.HIGH_POINTERS, 0, 32, 0, width=4, stride=8, base=0xFFFF8000)
-    upper = 0xFFFF8000 << 32
-    data = struct.pack("<4Q", upper + MOVED, MOVED, upper + LOW, (0xFFFFFFFF << 32) + MOVED)
-    after = struct.pack("<Q", upper + MOVED + SHIFT) + data[8:]
-    assert rewritten(data, region) == after
-    # The upper half decides, so a pointer that a window divides stays.
-    assert rewritten(data[:6], region) == data[:6]
-
-
-def test_distances_downwards_follow_their_targets() -> None:
-    region = Region(Kind.DOWNWARDS, 0, 12, LOW, stride=4, base=LOW - 1)
-    data = struct.pack("<iii", LOW - 1 - MOVED, -1, 17)
-    assert rewritten(data, region) == struct.pack("<iii", LOW - 1 - MOVED - SHIFT, -1, 17)
-
-
-def test_distances_from_their_own_places_follow_both() -> None:
-    region = Region(Kind.PLACES, 0, 24, MOVED, width=4, stride=12)
-    data = struct.pack("<6i", LOW - MOVED, 1, 2, 16, 3, 4)
-    after = struct.pack("<6i", LOW - MOVED - SHIFT, 1, 2, 16, 3, 4)
-    assert rewritten(data, region) == after
-    still = replace(region, bias=LOW)
-    towards = struct.pack("<6i", MOVED - LOW, 1, 2, MOVED - LOW - 12, 3, 4)
-    assert rewritten(towards, still) == struct.pack(
-        "<6i", MOVED - LOW + SHIFT, 1, 2, MOVED - LOW - 12 + SHIFT, 3, 4
-    )
-
-
+NUMBERS = Numbers(
+    Moves(0, LIMIT, array("q", [0, 3]), array("q", [0, 2])),
+    Moves(0, LIMIT, array("q", [0, 9, 20]), array("q", [0, -4, 5])),
+)
 GOOD = written(
     Rewrite(
         moves(),
@@ -322,6 +270,7 @@ GOOD = written(
             Region(Kind.HIGH_POINTERS, 704, 64, LOW, width=4, stride=16, base=0xFFFFFFFF),
             Region(Kind.PLACES, 768, 64, LOW, width=4, stride=12),
             Region(Kind.DOWNWARDS, 832, 64, LOW, stride=4, base=LOW - 1),
+            Region(Kind.TYPES, 896, 64, LOW, numbers=NUMBERS),
         ),
     )
 )
@@ -405,6 +354,9 @@ def _hostile(count: Callable[[int], bytes]) -> list[bytes]:
         head + count(1) + bytes([Kind.HIGH_POINTERS, 0, 64, 0]) + write(7) + write(7),
         head + count(1) + bytes([Kind.PLACES, 0, 64, 0]) + write(3),
         head + count(1) + bytes([Kind.DOWNWARDS, 0, 64, 0]) + write(3) + write(0),
+        head + count(1) + bytes([Kind.TYPES, 0, 64, 0]) + write(0),
+        head + count(1) + bytes([Kind.TYPES, 0, 64, 0]) + count(1 << 17),
+        head + count(1) + bytes([Kind.TYPES, 0, 64, 0, 1, 1, 0]),
         head + count(1) + b"\x0a" + write(0) + write(8) + write(0),
         head + count(1) + switches + count(1) + write(1 << 49) + write(1 << 49),
     ]
