@@ -43,6 +43,7 @@ def test_the_way_is_chosen_by_signed_sizes(new: BuiltImage) -> None:
     ("change", "expected"),
     [
         ({"format": 2}, "its format is 2"),
+        ({"libzstd": 10407}, "it needs libzstd 10407, this is"),
         ({"root": [{"segments": 0}]}, "a frame has no segments"),
         ({"root": [{"segments": 3}]}, "its frames have 3 segments"),
         ({"parts": [{"size": 0, "sha256": "00" * 32}]}, "a part of 0 bytes"),
