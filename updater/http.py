@@ -165,8 +165,7 @@ class HttpSource:
         """
         response = self._request(path, so_far)
         passed, seen = so_far.size, so_far.digest.copy()
-        complete = False
-        try:
+        with _used_up(response):
             size = passed if response.status == 206 else 0
             remaining = response.length_remaining
             if remaining is not None and size + remaining > max_size:
@@ -184,13 +183,6 @@ class HttpSource:
                     yield data[skip:]
             if size < passed:
                 raise _Lost("the answer was shorter than before")
-            complete = True
-        finally:
-            # Only a connection whose answer was read to its end is used again.
-            if complete:
-                response.release_conn()
-            else:
-                response.close()
 
     def _range(self, path: str, first: int, size: int) -> Iterator[bytes]:
         """One request for a part of a file that never changes. Raises _Lost, NoRangesError."""
@@ -199,16 +191,13 @@ class HttpSource:
         if self._no_ranges:
             raise NoRangesError(path, self.name)
         response = self._get(path, {"range": f"bytes={first}-{first + size - 1}"})
-        complete = False
-        try:
+        with _used_up(response):
             if response.status == 200:
                 # Most of it is on its way already, so it is taken rather than sent in vain.
                 small = 0 < (response.length_remaining or 0) <= _WHOLE
-                whole = b"".join(self._body(response)) if small else b""
+                whole = b"".join(self._body(response) if small else ())
                 self._no_ranges = True
                 raise NoRangesError(path, self.name, whole)
-            if response.status == 416:
-                raise too_short(self.name, path)
             if response.status != 206:
                 raise self._refused(path, response.status)
             if _range_start(response) != first or response.length_remaining is None:
@@ -220,12 +209,6 @@ class HttpSource:
                 yield data
             if size:
                 raise _Lost("the answer was shorter than it said")
-            complete = True
-        finally:
-            if complete:
-                response.release_conn()
-            else:
-                response.close()
 
     def _get(self, path: str, extra: dict[str, str] | None) -> urllib3.BaseHTTPResponse:
         if extra:
@@ -273,6 +256,8 @@ class HttpSource:
 
     def _refused(self, path: str, status: int) -> Exception:
         """The error for an answer without content."""
+        if status == 416:
+            return too_short(self.name, path)
         if status in (403, 404, 410):
             # Object stores answer 403 for what is not there (TUF, 5.3.3).
             return NotFoundError(
@@ -319,6 +304,17 @@ class HttpSource:
                 window_start, in_window = time.monotonic(), 0
         if held:
             yield b"".join(held)
+
+
+@contextlib.contextmanager
+def _used_up(response: urllib3.BaseHTTPResponse) -> Iterator[None]:
+    """Only a connection whose answer is read to its end in here is used again."""
+    try:
+        yield
+    except BaseException:
+        response.close()
+        raise
+    response.release_conn()
 
 
 def _strong_etag(response: urllib3.BaseHTTPResponse) -> str:

@@ -2,49 +2,33 @@
 
 from __future__ import annotations
 
-import copy
 import os
-import random
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from imager.cache import Cache
-from imager.repository import metadata
 from imager.repository.deltas import DeltaMaker
-from imager.repository.targets import add_target
 from manifests.delta import Delta
-from recovery.generations import Generation
 from tests.updater.devices import FileDevice
 from tests.updater.images import BuiltImage, build_image, content
 from tests.updater.power import Power, PowerCut
 from tests.updater.publisher import Publisher
+from tests.updater.versions import (
+    Published,
+    damage,
+    edited,
+    full_size,
+    no_base,
+    running,
+    sign_target,
+    updated,
+)
 from tests.updater.webserver import WebServer
-from updater.install import Installed
 
 SIZE = 4 << 20
-
-
-def edited(data: bytes, seed: str, edits: int = 12) -> bytes:
-    """The same data with a few bytes changed in a few places."""
-    found, dice = bytearray(data), random.Random(seed)
-    for _ in range(edits):
-        at = dice.randrange(len(data) - 64)
-        found[at : at + 24] = dice.randbytes(24)
-    return bytes(found)
-
-
-@dataclass(frozen=True)
-class Published:
-    """A repository with two versions."""
-
-    publisher: Publisher
-    old: BuiltImage
-    new: BuiltImage
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +53,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
 @pytest.fixture
 def publisher(published: Published, tmp_path: Path) -> Publisher:
     """The repository, a copy for each test to damage."""
-    shutil.copytree(published.publisher.base, tmp_path / "publisher")
-    found = copy.copy(published.publisher)
-    found.base = tmp_path / "publisher"
-    found.repository = found.base / "repository"
-    found.anchor = found.base / "root.json"
-    return found
+    return published.copied(tmp_path / "publisher")
 
 
 @pytest.fixture
@@ -99,36 +78,6 @@ def device(tmp_path: Path, publisher: Publisher, old: BuiltImage) -> FileDevice:
         ),
         old,
     )  # fmt: skip
-
-
-def running(device: FileDevice, image: BuiltImage) -> FileDevice:
-    """The device, running that image from slot a."""
-    slot = device.device.slots["a"]
-    slot.write_bytes(image.root.ljust(device.slot_size, b"\1"))
-    device.device.boot_artifact("a").write_bytes(image.boot)
-    generation = device.store.generations.load(1)
-    assert generation is not None
-    (device.store.generations.directory / "1.json").unlink()
-    device.store.generations.write(
-        Generation(
-            1, "a", generation.system, generation.version, image.index.root.root_hash, None, 0,
-            "factory", "imager",
-        )
-    )  # fmt: skip
-    return device
-
-
-def full_size(image: BuiltImage) -> int:
-    """Bytes of all chunks of an image."""
-    return image.index.root.stream.stored_size + image.index.boot.stream.stored_size
-
-
-def updated(device: FileDevice, image: BuiltImage) -> Installed:
-    """Updates the device, which must then have the image on trial."""
-    outcome = device.update()
-    assert outcome.installed is not None
-    device.assert_on_trial(image.root, image.boot, "2.0")
-    return outcome.installed
 
 
 def document(publisher: Publisher) -> Path:
@@ -163,13 +112,6 @@ def test_only_blocks_that_differ_are_written(device: FileDevice, new: BuiltImage
     nearly[900 * 4096] ^= 1
     slot.write_bytes(bytes(nearly).ljust(device.slot_size, b"\2"))
     assert updated(device, new).written == 2 * 4096 + len(new.boot)
-
-
-def damage(path: Path) -> None:
-    """Changes a byte in the middle."""
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 0x40
-    path.write_bytes(data)
 
 
 def no_document(publisher: Publisher, _: FileDevice) -> None:
@@ -207,12 +149,6 @@ def damaged_base(_: Publisher, device: FileDevice) -> None:
     for at in range(0, SIZE, 8192):
         data[at] ^= 1
     slot.write_bytes(data)
-
-
-def no_base(_: Publisher, device: FileDevice) -> None:
-    """The running slot cannot be opened."""
-    slots = {**device.device.slots, "a": device.root / "missing"}
-    device.device = replace(device.device, slots=slots)
 
 
 @pytest.mark.parametrize(
@@ -284,21 +220,7 @@ def signed_again(publisher: Publisher, change: Callable[[Delta], Delta]) -> None
     """Publishes the delta with a change, properly signed."""
     path = document(publisher)
     data = msgspec.json.encode(change(msgspec.json.decode(path.read_bytes(), type=Delta)))
-    name = path.name.partition(".")[2]
-    current = metadata.load(publisher.repository)
-    role = current.os
-    add_target(publisher.repository, role.signed.targets, f"os/gateway/testboard/2.0/{name}", data)
-    role.signed.version = current.next_version("os")
-    metadata.sign(role, publisher.keys.signers("os"))
-    metadata.save_numbered(publisher.repository, "os", role)
-    metadata.commit(
-        publisher.repository,
-        current,
-        periods=metadata.load_config(publisher.repository),
-        now=publisher.now,
-        snapshot_signers=publisher.keys.signers("snapshot"),
-        timestamp_signers=publisher.keys.signers("timestamp"),
-    )
+    sign_target(publisher, f"os/gateway/testboard/2.0/{path.name.partition('.')[2]}", data)
 
 
 def swapped(delta: Delta) -> Delta:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import random
-import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from imager.cache import Cache
-from imager.repository import metadata
 from imager.repository.deltas import DeltaMaker
-from imager.repository.targets import add_target
 from manifests.slices import LARGEST_SLICE, SliceMap, slices_target
 from recovery.errors import RefusedError
 from recovery.reporter import SilentReporter
@@ -25,7 +20,16 @@ from tests.updater.devices import FileDevice
 from tests.updater.images import BuiltImage, build_image, content
 from tests.updater.power import Power, PowerCut
 from tests.updater.publisher import Publisher
-from tests.updater.test_delta import Published, damage, edited, full_size, running, updated
+from tests.updater.versions import (
+    Published,
+    damage,
+    edited,
+    full_size,
+    no_base,
+    running,
+    sign_target,
+    updated,
+)
 from tests.updater.webserver import WebServer
 from updater.budget import Budget
 from updater.update import Request, update
@@ -64,12 +68,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
 @pytest.fixture
 def publisher(published: Published, tmp_path: Path) -> Publisher:
     """The repository, a copy for each test to damage."""
-    shutil.copytree(published.publisher.base, tmp_path / "publisher")
-    found = copy.copy(published.publisher)
-    found.base = tmp_path / "publisher"
-    found.repository = found.base / "repository"
-    found.anchor = found.base / "root.json"
-    return found
+    return published.copied(tmp_path / "publisher")
 
 
 @pytest.fixture
@@ -181,12 +180,6 @@ def rotten_base(_: Publisher, device: FileDevice) -> None:
     for at in range(0, SIZE, 32768):
         data[at] ^= 1
     slot.write_bytes(data)
-
-
-def no_base(_: Publisher, device: FileDevice) -> None:
-    """The running slot cannot be opened."""
-    slots = {**device.device.slots, "a": device.root / "missing"}
-    device.device = replace(device.device, slots=slots)
 
 
 @pytest.mark.parametrize(
@@ -335,21 +328,7 @@ def test_power_cut_before_every_flush(
 def signed_again(publisher: Publisher, change: Callable[[SliceMap], SliceMap]) -> None:
     """Publishes the map with a change, properly signed."""
     data = msgspec.msgpack.encode(change(slice_map(publisher)))
-    current = metadata.load(publisher.repository)
-    role = current.os
-    path = slices_target("gateway", "testboard", "2.0")
-    add_target(publisher.repository, role.signed.targets, path, data)
-    role.signed.version = current.next_version("os")
-    metadata.sign(role, publisher.keys.signers("os"))
-    metadata.save_numbered(publisher.repository, "os", role)
-    metadata.commit(
-        publisher.repository,
-        current,
-        periods=metadata.load_config(publisher.repository),
-        now=publisher.now,
-        snapshot_signers=publisher.keys.signers("snapshot"),
-        timestamp_signers=publisher.keys.signers("timestamp"),
-    )
+    sign_target(publisher, slices_target("gateway", "testboard", "2.0"), data)
 
 
 def change_root(found: SliceMap, **changes: object) -> SliceMap:
