@@ -24,7 +24,7 @@ class Piece:
     segment: Segment
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Payload:
     """Where the payload of a run is: bytes offset to offset + size of a part."""
 

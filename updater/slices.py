@@ -73,7 +73,8 @@ def _runs(stream: Stream, slices: Sequence[Slice], places: Mapping[bytes, int]) 
         end = piece.offset + piece.segment.size
         mine: list[Slice] = []
         while at < len(slices) and slices[at].offset < end:
-            mine.append(replace(slices[at], local=places.get(slices[at].digest)))
+            place = places.get(slices[at].digest)
+            mine.append(slices[at] if place is None else replace(slices[at], local=place))
             at += 1
         run = Run((piece,), slices=tuple(mine))
         local = any(item.local is not None for item in mine)
