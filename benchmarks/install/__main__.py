@@ -146,6 +146,11 @@ class Bench:
                     raise ToolError(f"cannot trust {method}: {wanted.name} is not the new one")
 
 
+def _say(run: Run) -> None:
+    (row,) = summaries([run])
+    print(row.row(), file=sys.stderr, flush=True)
+
+
 class _Lines(SilentReporter):
     """Says what goes on, on stderr."""
 
@@ -192,8 +197,10 @@ def measure(options: argparse.Namespace, work: Path, reporter: Reporter) -> Iter
             )
             methods = [name for name in METHODS if name in options.methods]
             for name in methods:
-                # Compiles our programs, fills what is filled once; not counted.
-                bench.run(name, 0, 0)
+                if name in (OURS, OURS_FULL):
+                    # Python compiles our programs, as the image of a device has them; not
+                    # counted. RAUC has installed twice already.
+                    _say(bench.run(name, 0, 0))
             for number in range(options.rounds):
                 for speed in options.speeds:
                     turn = number % len(methods)
@@ -246,12 +253,7 @@ def main() -> int:
                 print(what, file=out, flush=True)
                 continue
             runs.append(item)
-            print(
-                f"  {item.speed:g} Mbit/s {item.method}: {item.seconds:.1f} s, "
-                f"{item.down / 1e6:.2f} MB",
-                file=sys.stderr,
-                flush=True,
-            )
+            _say(item)
     table, judged = list(summaries(runs)), list(verdicts(runs, options.pair))
     for line in (*(row.row() for row in table), *(item.row() for item in judged)):
         print(line, file=out)
