@@ -57,6 +57,7 @@ class Gather:
         self._limit = int(full_size * LIMIT)
         self._packs: dict[str, bytes] = {}
         self._ranges = True
+        self._kept = 0
         self._lock = threading.Lock()
         self.fetched = 0
         self.wasted = 0
@@ -69,6 +70,11 @@ class Gather:
         with self._lock:
             self.fetched += size
             self._patches.elsewhere = max(0, self.fetched - self.spared)
+
+    def keep(self, run: Run) -> None:
+        """Says that an interrupted install has made the run."""
+        with self._lock:
+            self._kept += run.full_size - run.cost
 
     def make(self, run: Run, base: Base, into: memoryview) -> bool:
         """Fills into, which has the run's size; False when the run has to be fetched in full.
@@ -96,6 +102,9 @@ class Gather:
         if cost >= run.full_size:
             raise _Failed("their slices cost more")
         beyond = self.fetched + self._patches.fetched - self.spared - self._patches.spared
+        # While nothing went wrong, what an interrupted install has saved may be risked as well.
+        if not (self.wasted or self._patches.wasted):
+            beyond -= self._kept
         if beyond + cost > self._limit:
             raise _Failed(f"failed attempts may cost {self._limit} bytes at most")
         for found in ranges:

@@ -82,6 +82,8 @@ class Making:
                 return missing
             if self._patches.make(run, base, into, instead):
                 return ()
+        if run.slices and not missing:
+            self._gather.keep(run)
         slices = self._known_slices(needed=run.payload is not None)
         left = []
         for piece in missing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 
 from imager.cache import Cache
+from imager.cutting import STEP
 from imager.repository.deltas import DeltaMaker
 from manifests.slices import LARGEST_SLICE, SliceMap, slices_target
 from recovery.errors import RefusedError
@@ -31,6 +33,7 @@ from tests.updater.versions import (
     updated,
 )
 from tests.updater.webserver import WebServer
+from updater import journal
 from updater.budget import Budget
 from updater.update import Request, update
 
@@ -323,6 +326,28 @@ def test_power_cut_before_every_flush(
         done = updated(device, new)
         assert done.fetched <= undisturbed.fetched
         assert (done.kept > 0) == (number > 0)
+
+
+def test_what_an_interrupted_update_saved_may_be_risked_for_the_rest(
+    publisher: Publisher, device: FileDevice, new: BuiltImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "SEGMENT", SEGMENT)
+    data = bytearray(new.root[:SIZE])
+    for at in range(0, 5 * STEP, STEP):
+        data[at] ^= 1
+    third = build_image(publisher.base / "3.0", "3.0", data=bytes(data), boot=new.boot)
+    publisher.publish(third, deltas=DeltaMaker(Cache(publisher.base / "cache"), last=0))
+    running(device, new)
+    # The power was cut before the last segment, the one that costs most.
+    device.device.slots["b"].write_bytes(bytes(SEGMENT) + third.root[SEGMENT:])
+    index = hashlib.sha256((third.directory / "index.json").read_bytes()).hexdigest()
+    journal.save(device.store.root, journal.Journal(index, "b", "3.0"))
+    done = device.update().installed
+    assert done is not None
+    device.assert_on_trial(third.root, third.boot, "3.0")
+    assert (done.way, done.notes) == ("chunks", ())
+    assert done.kept >= SIZE - SEGMENT
+    assert done.full * 0.02 < done.fetched < third.index.root.stream.segments[0].stored_size
 
 
 def signed_again(publisher: Publisher, change: Callable[[SliceMap], SliceMap]) -> None:
