@@ -12,15 +12,26 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
-from delta.clusters import CLOSED_LIMIT, OPENED_LIMIT, Settings, closer, open_cluster
+from delta.clusters import (
+    CLOSED_LIMIT,
+    LARGEST_WINDOW_LOG,
+    OPENED_LIMIT,
+    SMALLEST_WINDOW_LOG,
+    Settings,
+    closer,
+    open_cluster,
+)
 from delta.errors import DeltaError
 from imager.delta.clusters import Cluster, read_clusters
-from imager.delta.erofs import Layout, Node, is_erofs, read_layout
+from imager.delta.erofs import SUPERBLOCK, Layout, Node, is_erofs, read_layout
 from imager.delta.match import Span
 from recovery.errors import ToolError
 
 # Levels in the order in which images are likely to have them.
 _LEVELS = (15, 3, 9, 12, 19, 6, 18, 17, 16, 14, 13, 11, 10, 8, 7, 5, 4, 2, 1)
+# In the superblock: its size, number of extensions of 16 bytes, a bit for each algorithm.
+_SUPERBLOCK_SIZE, _EXTENSIONS, _ALGORITHMS = 128, 13, 84
+_ONLY_ZSTD = 1 << 3
 # Clusters that decide on the level: more than one, as those of little content are alike.
 _SAMPLE = 6
 
@@ -110,11 +121,13 @@ def open_image(image: memoryview, into: BinaryIO) -> OpenedImage:
 def find_settings(image: memoryview, opened: OpenedImage) -> Settings | None:
     """How the clusters were compressed, by trying; None when it cannot be repeated here."""
     compressed = [piece for piece in opened.pieces if piece.compressed]
-    compressed.sort(key=lambda piece: (-piece.closed, piece.offset))
+    # The longest are the ones that a window can be too small for.
+    compressed.sort(key=lambda piece: (-piece.opened, piece.offset))
+    window_log = _window_log(image)
     sample = compressed[: _SAMPLE // 2] + compressed[-_SAMPLE // 2 :]
     best: tuple[int, Settings | None] = 0, None
     for level in _LEVELS:
-        settings = Settings(level)
+        settings = Settings(level, window_log)
         close = closer(settings)
         count = sum(closes(image, piece, close) for piece in sample)
         if count > best[0]:
@@ -122,6 +135,16 @@ def find_settings(image: memoryview, opened: OpenedImage) -> Settings | None:
         if count == len(sample):
             break
     return best[1]
+
+
+def _window_log(image: memoryview) -> int:
+    """Of zstd, as the superblock says; 0 when it does not (erofs_fs.h, z_erofs_zstd_cfgs)."""
+    if struct.unpack_from("<H", image, SUPERBLOCK + _ALGORITHMS)[0] != _ONLY_ZSTD:
+        return 0
+    place = SUPERBLOCK + _SUPERBLOCK_SIZE + 16 * image[SUPERBLOCK + _EXTENSIONS]
+    size, _, window = struct.unpack_from("<HBB", image, place)
+    found = window + SMALLEST_WINDOW_LOG
+    return int(found) if size >= 2 and found <= LARGEST_WINDOW_LOG else 0
 
 
 def closes(image: memoryview, piece: Piece, close: Callable[[bytes, int], bytes]) -> bool:

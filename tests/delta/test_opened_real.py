@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from delta.clusters import LIBRARY
+from delta.clusters import LIBRARY, closer
 from delta.frame import OPENED, apply
 from imager.cache import Cache, default_directory
 from imager.delta import opened_stream
 from imager.delta.clusters import Cluster, read_clusters
 from imager.delta.erofs import Node, read_layout
-from imager.delta.opened import open_image
+from imager.delta.opened import closes, find_settings, open_image
 from imager.delta.stream import make
 from imager.tools import Tools, prepare_tools
 from recovery.errors import ToolError
@@ -63,6 +63,9 @@ def trees(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         mixed = b"".join(content(kind, length, chance) for kind, length in kinds)
         for folder in folders:
             (folder / f"mixed-{size}").write_bytes(mixed)
+    for folder in folders:
+        # Longer than the window of mkfs.erofs.
+        (folder / "zeros-700000").write_bytes(bytes(700_000))
     return folders
 
 
@@ -100,6 +103,22 @@ def test_clusters_are_where_erofs_utils_finds_them(
 
 def _plain(clusters: tuple[Cluster, ...]) -> list[tuple[int, int, int]]:
     return [(cluster.offset, cluster.closed, cluster.opened) for cluster in clusters]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_cluster_is_closed_as_mkfs_did(
+    tools: Tools, trees: tuple[Path, Path], tmp_path: Path, form: str
+) -> None:
+    image = memoryview(_image(tools, trees[0], tmp_path / "image", *FORMS[form]).read_bytes())
+    with (tmp_path / "opened").open("wb") as into:
+        opened = open_image(image, into)
+    settings = find_settings(image, opened)
+    assert settings is not None
+    assert f",level={settings.level}" in FORMS[form][0]
+    clusters = [piece for piece in opened.pieces if piece.cluster]
+    same = sum(closes(image, piece, closer(settings)) for piece in clusters)
+    assert len(clusters) > 20
+    assert same == len(clusters) if LIBRARY == REAL_DEVICE_LIBRARY else same > len(clusters) / 2
 
 
 @pytest.mark.parametrize("form", FORMS)
