@@ -180,7 +180,7 @@ def drop_package_deltas(
 def _make(
     directory: Path, item: Incoming, old: PackageRelease, maker: DeltaMaker, reporter: Reporter
 ) -> Path:
-    """Stage "delta": the document, and the chunks with its parts."""
+    """Stage "package-delta": the document, and the chunks with its parts."""
     new = item.release
 
     def build(result: Path) -> None:
@@ -209,4 +209,4 @@ def _make(
         + " ".join(str(segment.stored_size) for segment in new.stream.segments),
         "code": [Path(__file__), *code()],
     }
-    return maker.cache.stage("delta", inputs, build)
+    return maker.cache.stage("package-delta", inputs, build)
