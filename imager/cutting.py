@@ -15,17 +15,27 @@ from recovery.errors import ToolError
 
 STEP = 64 << 10
 """Bytes of a slice, as a rule: of a file, or of files that lie side by side."""
+_LARGE = 512 << 20
+
+
+def step_of(size: int) -> int:
+    """The step for an image of that size: a map of all its slices must fit into a device."""
+    step = STEP
+    while size > _LARGE and step < LARGEST_SLICE:
+        size, step = size // 2, step * 2
+    return step
 
 
 def cut(image: Buffer, size: int, segment_size: int) -> list[tuple[int, int]]:
     """Start and end of each slice of the first size bytes, in order; segments end slices."""
+    step = step_of(size)
     starts = set(range(0, size, segment_size))
     try:
         extents = read_layout(image).extents() if is_erofs(image) else []
     except ToolError:
         extents = []
     # What lies between files (inodes, names, ends of files) changes with every image.
-    between = LARGEST_SLICE if extents else STEP
+    between = LARGEST_SLICE if extents else step
     at = 0
     group: int | None = None
     for node in extents:
@@ -35,10 +45,10 @@ def cut(image: Buffer, size: int, segment_size: int) -> list[tuple[int, int]]:
         if node.data > at:
             starts.update(range(at, node.data, between))
             group = None
-        if node.data_size > STEP // 2:
-            starts.update(range(node.data, end, STEP))
+        if node.data_size > step // 2:
+            starts.update(range(node.data, end, step))
             group = None
-        elif group is None or end - group > STEP:
+        elif group is None or end - group > step:
             starts.add(node.data)
             group = node.data
         at = end

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from imager.cutting import STEP, cut
+from imager.cutting import STEP, cut, step_of
 from imager.delta.erofs import read_layout
 from manifests.slices import BLOCK, LARGEST_SLICE
 from tests.delta.erofs_image import erofs
@@ -61,6 +61,13 @@ def test_a_changed_file_costs_its_slices_and_no_others() -> None:
     # The file and what its group was, and the inodes and names of all.
     assert sum(map(len, missing)) <= 60_000 + 2 * STEP + 4 * BLOCK
     assert sum(map(len, contents(new))) == len(new)
+
+
+@pytest.mark.parametrize(
+    ("size", "step"), [(1, 64), (512 << 20, 64), (513 << 20, 128), (1 << 30, 128), (2 << 30, 256)]
+)
+def test_large_images_are_cut_into_larger_slices(size: int, step: int) -> None:
+    assert step_of(size) == step << 10
 
 
 def test_an_image_that_only_looks_like_erofs_is_cut_in_steps() -> None:
