@@ -31,6 +31,7 @@ PIECES_LIMIT = 1 << 18
 REGIONS_LIMIT = 1 << 12
 TABLES_LIMIT = 1 << 16
 NUMBERS_LIMIT = 1 << 16
+INDEX_LIMIT = 1 << 24
 
 
 class Kind(IntEnum):
@@ -51,6 +52,7 @@ class Kind(IntEnum):
     PLACES = 22
     DOWNWARDS = 23
     TYPES = 24
+    INDEXES = 25
 
 
 MACHINES: dict[Kind, Machine] = {
@@ -71,7 +73,7 @@ class Region:
     the address that OFFSETS and DOWNWARDS are relative to; of HIGH_POINTERS, their upper halves.
     tables: of SWITCHES, gap before and count of each table's entries.
     moved: of code, how far all of it moved, where the moves of what it holds do not tell.
-    numbers: of TYPES.
+    numbers: of TYPES. indexes: of INDEXES.
     """
 
     kind: Kind
@@ -84,6 +86,7 @@ class Region:
     tables: tuple[array[int], array[int]] | None = None
     moved: int | None = None
     numbers: Numbers | None = None
+    indexes: Moves | None = None
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,9 @@ def _apply(moves: Moves, region: Region, start: int, part: Part, data: bytearray
             tables.high_pointers(data, part, moves, stride=stride, upper=region.base)
         case Kind.PLACES:
             tables.places(data, part, moves, stride=stride)
+        case Kind.INDEXES:
+            if region.indexes is not None:
+                tables.indexes(data, part, region.indexes)
         case Kind.TYPES:
             if region.offset >= start and region.numbers is not None:
                 types(data, part, region.numbers)
@@ -223,6 +229,10 @@ def _region(reader: Reader, offset: int, bias: int) -> Region:
             if stride < (8 if kind is Kind.HIGH_POINTERS else 4):
                 raise DeltaError(f"expected a stride of {kind.name}, found {stride}")
             return Region(kind, offset, size, bias, width=4, stride=stride, base=upper)
+        case Kind.INDEXES:
+            count = reader.number(NUMBERS_LIMIT, "a number of pieces")
+            indexes = _pieces(reader, count, 0, INDEX_LIMIT)
+            return Region(kind, offset, size, bias, stride=3, indexes=indexes)
         case Kind.SWITCHES:
             return Region(kind, offset, size, bias, tables=_tables(reader, size))
         case _:

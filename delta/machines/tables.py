@@ -69,6 +69,15 @@ def downwards(data: bytearray, part: Part, moves: Moves, *, stride: int, base: i
             _put(data, at, value + base_shift - moves.shift(base - value))
 
 
+def indexes(data: bytearray, part: Part, moves: Moves) -> None:
+    """Numbers of 3 bytes, the highest first, which change by moves of their own."""
+    for at in range(part.start, part.end - 2, 3):
+        value = int.from_bytes(data[at : at + 3], "big")
+        moved = value + moves.shift(value)
+        if 0 <= moved < 1 << 24:
+            data[at : at + 3] = moved.to_bytes(3, "big")
+
+
 def places(data: bytearray, part: Part, moves: Moves, *, stride: int) -> None:
     """Signed distances of 4 bytes from where they are themselves, one every stride bytes."""
     low, high, bias = moves.low, moves.high, part.bias

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
+import numpy as np
 from elftools.common.exceptions import ELFError
 from elftools.elf.constants import SH_FLAGS
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import Section
+from numpy.typing import NDArray
 
 from delta.machines.tables import frame_starts
 from delta.rewrite import ADDRESS_LIMIT, MACHINES, REGIONS_LIMIT, Kind, Region
@@ -38,6 +40,7 @@ class Executable:
     another one, and so became the new n-th one, whichever function it now calls.
     tables: by name, the range of the file with a table of distances from their own places.
     types: its type information (BTF), whose types are regions.
+    names: addresses of a kernel's names in their order, and how many names are before these.
     """
 
     data: bytes
@@ -48,6 +51,7 @@ class Executable:
     stubs: Mapping[str, tuple[int, int]]
     tables: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     types: bytes = b""
+    names: tuple[NDArray[np.int64], int] | None = None
 
     @property
     def machine(self) -> Kind:

@@ -27,6 +27,7 @@ from elftools.elf.elffile import ELFFile
 from delta.machines.types import starts
 from delta.rewrite import REGIONS_LIMIT, Kind, Region
 from imager.delta.elf_file import Executable
+from imager.delta.elf_names import Ints, NameTables, find_names
 from imager.delta.elf_types import information_in, types_range
 
 _HALF = 0xFFFFFFFF
@@ -50,8 +51,6 @@ _IMAGE_AT, _IMAGE = 56, b"ARM\x64"
 _ARM64_START = 0x80000000
 _X86_64_START = 0x81000000
 _PAGE = 4096
-# A kernel has at least so many names, and nothing between two of them takes more bytes.
-_NAMES, _NAMES_GAP = 10000, 1 << 26
 # Highest bytes of words that code is made of mostly, but neither text nor numbers.
 _USUAL = bytes.fromhex("9091929394979ba9aab0b4b5b8b9c8cad0d1d2d5d6ebf0f1f2f8f9")
 _LIKE_CODE = 0.3
@@ -153,6 +152,7 @@ def _x86_64(data: bytes) -> Executable | None:
     regions: list[Region] = []
     tables: dict[str, tuple[int, int]] = {}
     information = b""
+    names: tuple[Ints, int] | None = None
     low, high, last = _HALF, 0, elf["e_shoff"] + elf["e_shnum"] * elf["e_shentsize"]
     for section in elf.iter_sections():
         address, flags = section["sh_addr"] & _HALF, section["sh_flags"]
@@ -173,43 +173,38 @@ def _x86_64(data: bytes) -> Executable | None:
                 if parts:
                     tables[section.name] = parts[0].offset, parts[-1].offset + parts[-1].size
             else:
-                regions += _pointers(blocks, content, place)
+                start = section["sh_offset"]
+                tables_of = find_names(content[start : start + section["sh_size"]], -1)
+                if tables_of is not None:
+                    names = _X86_64_START - 1 - tables_of.distances, tables_of.before
+                regions += _pointers(blocks, place, tables_of)
     # Behind the file: where addresses are that a random place of the kernel changes.
     regions += _split(blocks, last, len(content) - last, 0, Kind.POINTERS, stride=4)
     regions.sort(key=lambda region: region.offset)
     if not regions or low >= high or len(regions) > REGIONS_LIMIT:
         return None
-    return Executable(data, low, high, tuple(regions), (), {}, tables, information)
+    return Executable(data, low, high, tuple(regions), (), {}, tables, information, names)
 
 
 def _pointers(
-    blocks: list[_Block], content: bytes | bytearray, place: tuple[int, int, int]
+    blocks: list[_Block], place: tuple[int, int, int], names: NameTables | None
 ) -> Iterator[Region]:
-    """The regions of a section of data, with the table of the kernel's names if it is there."""
+    """The regions of a section of data, with the tables of the kernel's names."""
     offset, size, address = place
-    start, end = _names(content[offset : offset + size], -1)
-    for first, last in ((0, start), (-(-end // 8) * 8, size)):
-        part = offset + first, last - first, address + first
-        yield from _split(blocks, *part, Kind.HIGH_POINTERS, stride=8, base=_UPPER_X86_64)
-    part = offset + start, end - start, address + start
-    # Counted from the first address, and from -1: others are those of variables per CPU.
-    yield from _split(blocks, *part, Kind.DOWNWARDS, stride=4, base=_X86_64_START - 1)
-
-
-def _names(data: bytes | bytearray, direction: int) -> tuple[int, int]:
-    """Where addresses of all names are (kallsyms_offsets): the longest run of numbers that grow
-    in that direction; (size, size) when there is none."""
-    values = np.frombuffer(data, "<i4", len(data) // 4).astype(np.int64)
-    steps = np.diff(values) * direction
-    grows = (steps >= 0) & (steps < _NAMES_GAP)
-    ends = np.flatnonzero(np.diff(np.concatenate(([0], grows.astype(np.int8), [0]))))
-    best = len(data), len(data)
-    for first, last in zip(ends[::2].tolist(), ends[1::2].tolist(), strict=True):
-        if last - first >= max(_NAMES, (best[1] - best[0]) // 4):
-            span = abs(int(values[last] - values[first]))
-            if span >= 16 * (last - first):
-                best = 4 * first + 4, 4 * last + 4
-    return best
+    at = 0
+    if names is not None:
+        for start, end in ((names.start, names.end), names.order):
+            if start < end:
+                part = offset + at, start - at, address + at
+                yield from _split(blocks, *part, Kind.HIGH_POINTERS, stride=8, base=_UPPER_X86_64)
+                at = -(-end // 8) * 8
+        # Counted from the first address, and from -1: others are of variables per CPU.
+        part = offset + names.start, names.end - names.start, address + names.start
+        yield from _split(blocks, *part, Kind.DOWNWARDS, stride=4, base=_X86_64_START - 1)
+        start, end = names.order
+        yield from _split(blocks, offset + start, end - start, 0, Kind.INDEXES, stride=3)
+    part = offset + at, size - at, address + at
+    yield from _split(blocks, *part, Kind.HIGH_POINTERS, stride=8, base=_UPPER_X86_64)
 
 
 def _types(blocks: list[_Block], information: bytes, offset: int) -> Iterator[Region]:
@@ -258,32 +253,54 @@ def _arm64(data: bytes) -> Executable | None:
     smooth = np.convolve(usual, np.ones(2 * _SMOOTH + 1) / (2 * _SMOOTH + 1), "same")
     code = smooth > _LIKE_CODE
     borders = np.flatnonzero(np.diff(code.astype(np.int8))) + 1
-    regions: list[Region] = []
     found = information_in(data)
-    for first, last in pairwise([0, *(int(border) for border in borders), len(code)]):
-        start, end = first * _PAGE, last * _PAGE
-        if code[first]:
+    information = data[found[0] : found[1]]
+    special: list[tuple[tuple[int, int], list[Region]]] = []
+    if found[1]:
+        whole = [_Block(0, len(data), 0)]
+        special.append((found, list(_types(whole, information, found[0]))))
+    runs = [(first * _PAGE, last * _PAGE) for first, last in _runs(borders, len(code))]
+    names: tuple[Ints, int] | None = None
+    for start, end in runs:
+        tables_of = None if code[start // _PAGE] else find_names(data[start:end], 1)
+        if tables_of is not None:
+            names = _ARM64_START + tables_of.distances, tables_of.before
+            place = start + tables_of.start, start + tables_of.end
+            offsets = Region(
+                Kind.OFFSETS,
+                place[0],
+                place[1] - place[0],
+                _ARM64_START,
+                stride=4,
+                base=_ARM64_START,
+            )
+            special.append((place, [offsets]))
+            low, high = (start + at for at in tables_of.order)
+            indexes = Region(Kind.INDEXES, low, high - low, -low, stride=3)
+            special.append(((low, high), [indexes]))
+    regions: list[Region] = []
+    for start, end in runs:
+        if code[start // _PAGE]:
             regions.append(Region(Kind.AARCH64, start, end - start, _ARM64_START))
-        elif start <= found[0] < found[1] <= end:
-            regions += _arm64_data(data, start, found[0])
-            regions += _types([_Block(0, len(data), 0)], data[found[0] : found[1]], found[0])
-            regions += _arm64_data(data, -(-found[1] // 8) * 8, end)
-        else:
-            regions += _arm64_data(data, start, end)
+            continue
+        at = start
+        for (low, high), inside in sorted(special, key=lambda item: item[0]):
+            if at <= low < high <= end:
+                regions += _arm64_pointers(at, low)
+                regions += inside
+                at = -(-high // 8) * 8
+        regions += _arm64_pointers(at, end)
     if not code.any() or len(regions) > REGIONS_LIMIT:
         return None
     high = _ARM64_START + len(data)
-    information = data[found[0] : found[1]]
-    return Executable(data, _ARM64_START, high, tuple(regions), (), {}, {}, information)
+    return Executable(data, _ARM64_START, high, tuple(regions), (), {}, {}, information, names)
 
 
-def _arm64_data(data: bytes, first: int, last: int) -> Iterator[Region]:
-    """Pointers, with the table of the kernel's names if it is there."""
-    start, end = (first + at for at in _names(data[first:last], 1))
-    for low, high in ((first, start), (-(-end // 8) * 8, last)):
-        if low < high:
-            place = low, high - low, _ARM64_START
-            yield Region(Kind.HIGH_POINTERS, *place, width=4, stride=8, base=_UPPER_ARM64)
-        if low == first and start < end:
-            place = start, end - start, _ARM64_START
-            yield Region(Kind.OFFSETS, *place, stride=4, base=_ARM64_START)
+def _runs(borders: Ints, count: int) -> Iterator[tuple[int, int]]:
+    return pairwise([0, *(int(border) for border in borders), count])
+
+
+def _arm64_pointers(start: int, end: int) -> Iterator[Region]:
+    if start < end:
+        place = start, end - start, _ARM64_START
+        yield Region(Kind.HIGH_POINTERS, *place, width=4, stride=8, base=_UPPER_ARM64)

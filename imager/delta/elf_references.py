@@ -43,7 +43,7 @@ def references(program: Executable) -> References:
     parts = [np.empty((0, 4), np.int64)]
     data = bytearray(program.data)
     for region in program.regions:
-        if region.kind is not Kind.TYPES:
+        if region.kind not in (Kind.TYPES, Kind.INDEXES):
             parts.append(_of_region(program, region, data))
     found = np.concatenate(parts)
     found = found[np.argsort(found[:, 0], kind="stable")]
@@ -60,7 +60,7 @@ def without_addresses(program: Executable) -> bytes:
             for at, _, form in machine.find(data, part, program.low, program.high):
                 machine.change(data, at, form, 0, 0)
             continue
-        if region.kind is Kind.TYPES:
+        if region.kind in (Kind.TYPES, Kind.INDEXES):
             continue
         width = region.width or 4
         for at in _of_region(program, region, data)[:, 0].tolist():

@@ -69,6 +69,8 @@ def _region(region: Region, offset: int, bias: int, before: Numbers | None) -> b
         body += write(region.stride) + write_signed(region.base - region.offset - region.bias)
     elif region.kind is Kind.HIGH_POINTERS:
         body += write(region.base) + write(region.stride)
+    elif region.indexes is not None:
+        body += _moves(region.indexes)
     elif region.kind is Kind.TYPES:
         body += _numbers(region.numbers, before)
     elif region.kind is Kind.PLACES:

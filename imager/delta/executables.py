@@ -15,6 +15,7 @@ from imager.delta.elf_align import Alignment, align
 from imager.delta.elf_file import Executable, read_executable
 from imager.delta.elf_kernel import read_kernel
 from imager.delta.elf_moves import pieces, votes
+from imager.delta.elf_names import with_order
 from imager.delta.elf_references import PLACE, Ints, References, references, without_addresses
 from imager.delta.elf_switches import with_switches
 from imager.delta.elf_types import with_types
@@ -63,6 +64,8 @@ def learn(old: bytes, new: bytes, *, windows: Sequence[tuple[int, int]] = ()) ->
     for length in _AGAIN:
         alignment = align(learned.predicted(), new, length)
         learned = _learned(before, after, ours, theirs, alignment, known=learned.rewrite.moves)
+    ordered = with_order(before, after, learned.rewrite.moves)
+    learned = replace(learned, rewrite=replace(learned.rewrite, regions=ordered.regions))
     moved = learned.rewrite.moves.shifts != array("q", [0])
     return learned if moved else None
 

@@ -20,7 +20,7 @@ from delta.frame import DICTIONARY, DIFFERENCE, OPENED, SPARSE, STORE, VERSION
 from delta.head import Copy, Head, Range, Rewriting
 from delta.machines.moves import Moves
 from delta.machines.types import LIMIT, Numbers
-from delta.rewrite import Kind, Region, Rewrite, apply_rewrite
+from delta.rewrite import INDEX_LIMIT, Kind, Region, Rewrite, apply_rewrite
 from delta.sections import STORED, ZSTD, filters
 from delta.varint import write
 from imager.delta.difference import differences
@@ -90,6 +90,10 @@ def _rewritten(base: bytes, new: bytes) -> Iterator[tuple[str, bytes, bytes]]:
         Kind.PLACES: {"width": 4, "stride": 4},
         Kind.DOWNWARDS: {"stride": 4, "base": 1 << 31},
         Kind.TYPES: {"numbers": numbers},
+        Kind.INDEXES: {
+            "stride": 3,
+            "indexes": Moves(0, INDEX_LIMIT, some[0][:2], array("q", [3, -9])),
+        },
     }
     regions = tuple(
         Region(kind, 1000 * number, 1000, 1 << 20, **more.get(kind, {}))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from imager.bzimage import stored
 
@@ -18,35 +18,40 @@ TYPES = 1000
 _ALLOC, _CODE = 2, 6
 
 
-def sizes(*, newer: bool) -> list[int]:
-    """Bytes of each function; some grew, and one came, in the newer kernel."""
+def sizes(*, newer: bool) -> dict[int, int]:
+    """Bytes of each function, in the order in which they lie; in the newer kernel some grew, and
+    one came."""
     chance = random.Random(1)
-    found = [16 * chance.randrange(4, 16) for _ in range(FUNCTIONS)]
-    if newer:
-        for number in range(100, FUNCTIONS, 400):
-            found[number] += 48
-    return found
+    found = {number: 16 * chance.randrange(4, 16) for number in range(FUNCTIONS)}
+    if not newer:
+        return found
+    for number in range(100, FUNCTIONS, 400):
+        found[number] += 48
+    order = [*range(200), FUNCTIONS, *range(200, FUNCTIONS)]
+    return {number: found.get(number, 64) for number in order}
 
 
 def x86_64(*, newer: bool) -> bytes:
     """A stored frame with an ELF file, and the places that KASLR changes behind it."""
     places = _places(sizes(newer=newer), START)
-    chance = random.Random(2)
     text = bytearray()
     changed = []
-    for number, place in enumerate(places[:-1]):
-        body = bytearray(random.Random(f"x{number}").randbytes(places[number + 1] - place))
-        target, named = places[chance.randrange(FUNCTIONS)], places[chance.randrange(FUNCTIONS)]
+    for number, size in sizes(newer=newer).items():
+        own = random.Random(f"x{number}")
+        place, target, named = places[number], *(places[own.randrange(FUNCTIONS)] for _ in "ab")
+        body = bytearray(own.randbytes(16 * 20)[:size])
         body[:5] = b"\xe8" + struct.pack("<i", target - place - 5)
         body[5:12] = b"\x48\xc7\xc7" + struct.pack("<I", named & 0xFFFFFFFF)
         changed.append(place + 8 & 0xFFFFFFFF)
         text += body
     table_at = -(-(START + len(text)) // 4096) * 4096
     table = b"".join(
-        struct.pack("<i", place - table_at - 4 * number) for number, place in enumerate(places)
+        struct.pack("<i", place - table_at - 4 * number)
+        for number, place in enumerate(places.values())
     )
     data_at = -(-(table_at + len(table)) // 4096) * 4096
-    data = b"".join(struct.pack("<QQ", place, 7) for place in places)
+    data = b"".join(struct.pack("<QQ", place, 7) for place in places.values())
+    data += _names(places, START, -1)
     sections = (
         (".text", START, bytes(text), _CODE),
         (".orc_unwind_ip", table_at, table, _ALLOC),
@@ -58,27 +63,24 @@ def x86_64(*, newer: bool) -> bytes:
 
 
 def arm64(*, newer: bool) -> bytes:
-    """An image: code, then pointers to it."""
+    """An image: code, then pointers to it, names and types."""
     places = _places(sizes(newer=newer), ARM64_START)
-    chance = random.Random(3)
     text = bytearray()
-    for number, place in enumerate(places[:-1]):
+    for number, size in sizes(newer=newer).items():
         own = random.Random(f"a{number}")
-        words = [
-            0xF9400000 | own.randrange(1 << 22) for _ in range((places[number + 1] - place) // 4)
-        ]
-        target = places[chance.randrange(FUNCTIONS)]
-        words[1] = 0x94000000 | (target - place - 4 >> 2) & 0x3FFFFFF
+        target = places[own.randrange(FUNCTIONS)]
+        words = [0xF9400000 | own.randrange(1 << 22) for _ in range(size // 4)]
+        words[1] = 0x94000000 | (target - places[number] - 4 >> 2) & 0x3FFFFFF
         text += struct.pack(f"<{len(words)}I", *words)
     text += bytes(-len(text) % 4096)
-    data = b"".join(struct.pack("<QQ", place, 7) for place in places) * 4
+    data = b"".join(struct.pack("<QQ", place, 7) for place in places.values()) * 4
+    data += _names(places, ARM64_START, 1)
     data += types(newer=newer)
     data += bytes(-len(data) % 4096)
     image = bytearray(text + data)
     image[:128] = bytes(128)
     struct.pack_into("<Q", image, 16, len(image) + 4096)
     image[56:64] = b"ARM\x64" + struct.pack("<I", 64)
-    struct.pack_into("<4sHH", image, 64, b"PE\0\0", 0xAA64, 0)
     struct.pack_into("<4sHH12xHH", image, 64, b"PE\0\0", 0xAA64, 1, 0, 0)
     struct.pack_into("<8sIIII", image, 88, b".text", len(image), 0, len(image), 0)
     return bytes(image)
@@ -111,10 +113,22 @@ def types(*, newer: bool) -> bytes:
     )
 
 
-def _places(of: Sequence[int], start: int) -> list[int]:
-    found = [start]
-    for size in of:
-        found.append(found[-1] + size)
+def _names(places: Mapping[int, int], start: int, direction: int) -> bytes:
+    """Where each function is, the kernel's beginning, and the functions in the order of the
+    alphabet."""
+    numbers = {name: number for number, name in enumerate(places)}
+    offsets = [place - start if direction > 0 else start - place - 1 for place in places.values()]
+    order = sorted(places, key=lambda name: random.Random(name).random())
+    table = struct.pack(f"<{len(offsets)}i", *offsets)
+    table += bytes(-len(table) % 8) + struct.pack("<Q", start)
+    return table + b"".join(numbers[name].to_bytes(3, "big") for name in order) + bytes(8)
+
+
+def _places(of: Mapping[int, int], start: int) -> dict[int, int]:
+    found = {}
+    for name, size in of.items():
+        found[name] = start
+        start += size
     return found
 
 

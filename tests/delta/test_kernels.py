@@ -58,15 +58,18 @@ def test_regions_name_the_addresses_of_what_lies_in_the_blocks() -> None:
     assert len(kernel) > 2 * (128 << 10)
     assert program.low == kernels.START & 0xFFFFFFFF
     tables = {Kind.PLACES, Kind.HIGH_POINTERS, Kind.POINTERS, Kind.TYPES}
+    tables |= {Kind.DOWNWARDS, Kind.INDEXES}
     assert {region.kind for region in program.regions} == {Kind.X86_64_KERNEL, *tables}
     places = set()
     for region in program.regions:
         if region.kind is Kind.PLACES:
             for at in range(region.offset, region.offset + region.size, 4):
                 places.add(at + region.bias + struct.unpack_from("<i", kernel, at)[0])
-    expected = {kernels.START & 0xFFFFFFFF}
-    for size in kernels.sizes(newer=False):
-        expected.add(max(expected) + size)
+    expected = set()
+    place = kernels.START & 0xFFFFFFFF
+    for size in kernels.sizes(newer=False).values():
+        expected.add(place)
+        place += size
     # One may lie in two blocks.
     assert len(expected - places) <= 1
     assert places <= expected

@@ -17,6 +17,7 @@ from delta.machines.moves import Moves
 from delta.machines.types import LIMIT, Numbers
 from delta.rewrite import (
     FORMAT,
+    INDEX_LIMIT,
     MACHINES,
     Kind,
     Region,
@@ -252,6 +253,7 @@ NUMBERS = Numbers(
     Moves(0, LIMIT, array("q", [0, 3]), array("q", [0, 2])),
     Moves(0, LIMIT, array("q", [0, 9, 20]), array("q", [0, -4, 5])),
 )
+INDEXES = Moves(0, INDEX_LIMIT, array("q", [0, 9]), array("q", [0, -4]))
 GOOD = written(
     Rewrite(
         moves(),
@@ -271,6 +273,7 @@ GOOD = written(
             Region(Kind.PLACES, 768, 64, LOW, width=4, stride=12),
             Region(Kind.DOWNWARDS, 832, 64, LOW, stride=4, base=LOW - 1),
             Region(Kind.TYPES, 896, 64, LOW, numbers=NUMBERS),
+            Region(Kind.INDEXES, 960, 66, LOW, stride=3, indexes=INDEXES),
         ),
     )
 )
@@ -302,13 +305,14 @@ def test_truncated_at_every_byte_is_refused() -> None:
         decode_rewrite(GOOD + b"\0")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.binary(max_size=700), st.integers(0, 700))
 def test_garbage_is_refused_or_harmless(garbage: bytes, data: bytes, start: int) -> None:
     _survives(garbage, data, start)
     _survives(bytes([FORMAT]) + garbage, data, start)
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), max_size=4),
     st.binary(min_size=1, max_size=700),
@@ -323,7 +327,7 @@ def test_damaged_rewrites_are_refused_or_harmless(
     _survives(bytes(damaged), data, start)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(
     st.sampled_from(sorted(MACHINES)),
     st.binary(max_size=300),
@@ -355,6 +359,8 @@ def _hostile(count: Callable[[int], bytes]) -> list[bytes]:
         head + count(1) + bytes([Kind.PLACES, 0, 64, 0]) + write(3),
         head + count(1) + bytes([Kind.DOWNWARDS, 0, 64, 0]) + write(3) + write(0),
         head + count(1) + bytes([Kind.TYPES, 0, 64, 0]) + write(0),
+        head + count(1) + bytes([Kind.INDEXES, 0, 64, 0]) + write(0),
+        head + count(1) + bytes([Kind.INDEXES, 0, 64, 0]) + count(1 << 17),
         head + count(1) + bytes([Kind.TYPES, 0, 64, 0]) + count(1 << 17),
         head + count(1) + bytes([Kind.TYPES, 0, 64, 0, 1, 1, 0]),
         head + count(1) + b"\x0a" + write(0) + write(8) + write(0),

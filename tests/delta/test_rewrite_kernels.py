@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from delta.machines.moves import Moves
 from delta.machines.types import LIMIT, Numbers
-from delta.rewrite import Kind, Region, Rewrite, decode_rewrite
+from delta.rewrite import INDEX_LIMIT, Kind, Region, Rewrite, decode_rewrite
 from imager.delta.elf_write import written
 from tests.delta.test_rewrite import LOW, MOVED, NUMBERS, SHIFT, code, moves, rewritten
 
@@ -110,6 +110,15 @@ def test_numbers_are_written_once_for_neighbouring_regions() -> None:
     single, double = (written(Rewrite(moves(), regions)) for regions in (both[:1], both))
     assert len(double) <= len(single) + 5
     assert decode_rewrite(double).regions == both
+
+
+def test_numbers_of_names_have_three_bytes_with_the_highest_first() -> None:
+    indexes = Moves(0, INDEX_LIMIT, array("q", [0, 0x10000]), array("q", [0, 0x203]))
+    region = Region(Kind.INDEXES, 0, 9, 0, stride=3, indexes=indexes)
+    data = bytes.fromhex("00ffff 010000 ffffff")
+    # What no longer fits stays.
+    assert rewritten(data, region) == bytes.fromhex("00ffff 010203 ffffff")
+    assert rewritten(data[2:], region, start=2) == bytes.fromhex("ff 010203 ffffff")
 
 
 def test_what_are_no_types_stays() -> None:
