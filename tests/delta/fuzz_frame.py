@@ -92,6 +92,7 @@ def at_random(seconds: float, seed: int) -> tuple[int, int]:
 
 def write_corpus() -> None:
     """Small payloads of every codec, with and without rewriting."""
+    from delta.varint import write
     from imager.delta.difference import differences
     from imager.delta.frame import Copy, Reference, encode
     from imager.delta.sections import Effort, section, zstd_section
@@ -115,6 +116,10 @@ def write_corpus() -> None:
     parts[0] = section(new, Effort(19), code=True)
     parts[1] = zstd_section(new, BASE[:4096], Effort(19))
     found.extend((len(new), bytes([1, codec]) + head + data) for codec, data in parts.items())
+    # Codec 4: one old and one new part, both open, around the last of these.
+    numbers = (0, 0, 0, 0, 1, 4096, 4096 << 1, 1, len(new), len(new) << 1)
+    tables = section(b"".join(map(write, numbers)), Effort(19))
+    found.append((len(new), bytes([1, 4]) + head + tables + found[-1][1]))
     for number, (size, payload) in enumerate(found):
         apply_ok = once(size.to_bytes(2, "little") + payload)
         assert apply_ok, f"input {number} is not decoded"
