@@ -17,10 +17,10 @@ from delta.errors import DeltaError
 from delta.machines import tables
 from delta.machines.aarch64 import Aarch64
 from delta.machines.arm import Arm, Thumb
+from delta.machines.btf import LIMIT, Numbers, types
 from delta.machines.machine import Machine, Part
 from delta.machines.moves import Moves
 from delta.machines.riscv64 import Riscv64
-from delta.machines.types import LIMIT, Numbers, types
 from delta.machines.x86_64 import X8664, X8664Kernel
 from delta.varint import Reader, signed
 

@@ -24,7 +24,7 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.constants import SH_FLAGS
 from elftools.elf.elffile import ELFFile
 
-from delta.machines.types import starts
+from delta.machines.btf import starts
 from delta.rewrite import REGIONS_LIMIT, Kind, Region
 from imager.delta.elf_file import Executable
 from imager.delta.elf_names import Ints, NameTables, find_names

@@ -8,8 +8,8 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import replace
 
+from delta.machines.btf import LIMIT, Numbers, starts
 from delta.machines.moves import Moves
-from delta.machines.types import LIMIT, Numbers, starts
 from delta.rewrite import NUMBERS_LIMIT, Kind
 from imager.delta.elf_align import align
 from imager.delta.elf_file import Executable

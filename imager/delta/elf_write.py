@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from delta.machines import types
+from delta.machines import btf
+from delta.machines.btf import Numbers
 from delta.machines.machine import Part
 from delta.machines.moves import Moves
 from delta.machines.tables import FRAME_HEADER, frame_starts, offsets
-from delta.machines.types import Numbers
 from delta.rewrite import FORMAT, Kind, Region, Rewrite, switches
 from delta.varint import write, write_signed
 from imager.delta.elf_references import References
@@ -112,7 +112,7 @@ def _frames_from(region: Region, old: bytes, start: int) -> Region | None:
 def _types_from(region: Region, old: bytes, start: int) -> Region | None:
     """The types that begin at start or later."""
     last = region.offset + region.size
-    for at, _, _, _ in types.starts(old, region.offset, last):
+    for at, _, _, _ in btf.starts(old, region.offset, last):
         if at >= start:
             return replace(region, offset=at, size=last - at)
     return None

@@ -18,8 +18,8 @@ from typing import Any
 
 from delta.frame import DICTIONARY, DIFFERENCE, OPENED, SPARSE, STORE, VERSION
 from delta.head import Copy, Head, Range, Rewriting
+from delta.machines.btf import LIMIT, Numbers
 from delta.machines.moves import Moves
-from delta.machines.types import LIMIT, Numbers
 from delta.rewrite import INDEX_LIMIT, Kind, Region, Rewrite, apply_rewrite
 from delta.sections import STORED, ZSTD, filters
 from delta.varint import write

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from delta.errors import DeltaError
+from delta.machines.btf import LIMIT, Numbers
 from delta.machines.moves import Moves
-from delta.machines.types import LIMIT, Numbers
 from delta.rewrite import (
     FORMAT,
     INDEX_LIMIT,

@@ -6,8 +6,8 @@ import struct
 from array import array
 from dataclasses import replace
 
+from delta.machines.btf import LIMIT, Numbers
 from delta.machines.moves import Moves
-from delta.machines.types import LIMIT, Numbers
 from delta.rewrite import INDEX_LIMIT, Kind, Region, Rewrite, decode_rewrite
 from imager.delta.elf_write import written
 from tests.delta.test_rewrite import LOW, MOVED, NUMBERS, SHIFT, code, moves, rewritten
