@@ -20,8 +20,8 @@ class Run:
     """One installation. speed: of the link in Mbit/s. round: runs of one round are neighbours.
 
     seconds: from the start of the command to data that is flushed. cpu: seconds for which the
-    guest's processor was busy. memory: sum of the processes' largest resident sets. down, up:
-    bytes on the link. written: bytes to all disks. requests: that the web server answered.
+    guest's processor was busy. memory: the most that its processes had in memory together. down,
+    up: bytes on the link. written: bytes to all disks. requests: that the web server answered.
     """
 
     method: str

@@ -122,19 +122,15 @@ def measure(command: list[str]) -> dict[str, object]:
     """Runs a program from dropped caches to data that is on the disks, and counts.
 
     seconds: until it has ended and everything is flushed. cpu: seconds in which the processor
-    was busy, with the kernel's work. memory: of all processes except this one and the bus, the
-    sum of the largest resident sets. written: bytes by disk.
+    was busy, with the kernel's work. memory: the most that all processes except this one and
+    the bus had in memory together, of samples five times a second. written: bytes by disk.
     """
     os.sync()
     Path("/proc/sys/vm/drop_caches").write_text("3")
     time.sleep(0.5)
-    found: dict[int, int] = {}
+    totals: list[int] = []
     stop = threading.Event()
-    for pid in processes():
-        with suppress(OSError):
-            # Forgets the peak so far (proc_pid_clear_refs(5)).
-            Path(f"/proc/{pid}/clear_refs").write_text("5")
-    sampler = threading.Thread(target=_sample, args=(found, stop))
+    sampler = threading.Thread(target=_sample, args=(totals, stop))
     busy_before, written = busy(), _written()
     sampler.start()
     start = time.monotonic()
@@ -151,7 +147,7 @@ def measure(command: list[str]) -> dict[str, object]:
         "seconds": seconds,
         "flush": seconds - (ended - start),
         "cpu": busy() - busy_before,
-        "memory": sum(found.values()),
+        "memory": max(totals),
         "written": {name: after[name] - written[name] for name in after},
     }
 
@@ -161,26 +157,27 @@ _ACTIONS: dict[str, Any] = {
 }
 
 
-def _sample(found: dict[int, int], stop: threading.Event) -> None:
+def _sample(totals: list[int], stop: threading.Event) -> None:
     while True:
-        for pid, size in peaks(processes()).items():
-            found[pid] = max(found.get(pid, 0), size)
+        totals.append(resident(processes()))
         if stop.wait(_SAMPLE_SECONDS):
             return
 
 
-def peaks(pids: Iterable[int]) -> dict[int, int]:
-    """Largest resident set of each process so far, in bytes, without the bus's."""
-    found: dict[int, int] = {}
+def resident(pids: Iterable[int]) -> int:
+    """Bytes in memory of the processes, without the bus's.
+
+    Proportional: what two of them share counts once (proc_pid_smaps(5)).
+    """
+    total = 0
     for pid in pids:
         # It may end at any time.
         with suppress(OSError):
-            fields = dict(
-                line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
-            )
-            if "VmHWM" in fields and fields["Name"].strip() != "dbus-daemon":
-                found[pid] = int(fields["VmHWM"].split()[0]) * 1024
-    return found
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            fields = dict(line.split(":", 1) for line in lines[1:])
+            if Path(f"/proc/{pid}/comm").read_text() != "dbus-daemon\n":
+                total += int(fields.get("Pss", "0").split()[0]) * 1024
+    return total
 
 
 def processes(parent: int = 1) -> Iterator[int]:
