@@ -89,7 +89,7 @@ def parts(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Parts:
     base = prepare_base(product, cache).tree()
     kernel = prepare_kernel(board, cache, tools)
     images = {name: _root(base, tools, directory, name) for name in ("one", "two")}
-    initramfs = _initramfs(base, kernel, directory / "initramfs", tools, {})
+    initramfs = _initramfs(base, kernel, directory / "initramfs", {})
     return Parts(board, plan_layout(board), kernel, base, images, tools, initramfs)
 
 
@@ -241,9 +241,7 @@ def test_hooks_run_before_the_slot_is_opened_and_may_stop_the_boot(
     boot: Callable[..., str], parts: Parts, tmp_path: Path, code: int, booted: bool
 ) -> None:
     hook = f"#!/bin/sh\necho HOOK $slots\nexit {code}\n".encode()
-    initramfs = _initramfs(
-        parts.base, parts.kernel, tmp_path / "hooked", parts.tools, {"10-try": hook}
-    )
+    initramfs = _initramfs(parts.base, parts.kernel, tmp_path / "hooked", {"10-try": hook})
     console = boot({"a": "one"}, "one", initramfs=initramfs)
     assert "HOOK root-a,root-b" in console
     assert ("EARLY" in console) is booted
