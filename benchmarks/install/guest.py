@@ -114,6 +114,8 @@ def write_initramfs(system: Path, kernel: Kernel, offer: Offer, work: Path) -> P
     tree.file("etc/bench/bus.conf", _BUS)
     tree.file("etc/rauc/system.conf", _RAUC)
     tree.file("etc/rauc/certificate.pem", offer.certificate.read_bytes())
+    # Python's requests wants a file of authorities with something in it.
+    tree.file("etc/ssl/certs/ca-certificates.crt", offer.certificate.read_bytes())
     tree.file("etc/passwd", _USERS)
     tree.file("etc/group", _GROUPS)
     output = work / "initramfs"
