@@ -321,7 +321,8 @@ def test_memory_stays_bounded_with_the_largest_frames(codec: int, tmp_path: Path
         check=True,
         timeout=300,
     )
-    assert 16 << 10 < int(done.stdout) < 36 << 10, "KiB"
+    # Much less would mean that nothing was measured.
+    assert 12 << 10 < int(done.stdout) < 36 << 10, "KiB"
 
 
 def lzma_section(content: bytes) -> bytes:
