@@ -41,8 +41,7 @@ def measure(
     pair: Pair, chosen: Sequence[str], work: Path, *, workers: int, patience: float
 ) -> Iterator[Result | Skipped]:
     """Ours, then the chosen peers."""
-    old, new, scratch = plain_files(pair, work)
-    files = peers.Files(old, new, scratch, patience)
+    files = plain_files(pair, work, patience)
     try:
         yield ours.run(files, workers=workers)
     except ToolError as error:
@@ -54,19 +53,30 @@ def measure(
     shutil.rmtree(files.work)
 
 
-def plain_files(pair: Pair, work: Path) -> tuple[Path, Path, Path]:
+def plain_files(pair: Pair, work: Path, patience: float) -> peers.Files:
     """The old and the new image in that folder, and an empty folder beside them."""
     old, new = (_plain(image, work / name) for image, name in ((pair.old, "1"), (pair.new, "2")))
     scratch = work / "scratch"
     scratch.mkdir()
-    return old, new, scratch
+    streams = tuple(zip(old[1], new[1], strict=True))
+    return peers.Files(old[0], new[0], scratch, patience, streams)
 
 
-def _plain(image: Image, path: Path) -> Path:
-    """The image without its verity tree, which no tool should have to carry."""
+def _plain(image: Image, path: Path) -> tuple[Path, tuple[Path, ...]]:
+    """The image without its verity tree, which no tool should have to carry; and its streams."""
     shutil.copyfile(image.path, path)
     os.truncate(path, image.size)
-    return path
+    if image.boot is None:
+        return path, (path,)
+    root = path.with_suffix(".root")
+    shutil.copyfile(path, root)
+    with path.open("ab") as whole:
+        whole.write(image.boot.read_bytes())
+    return path, (root, image.boot)
+
+
+def _size(image: Image) -> int:
+    return image.size + (image.boot.stat().st_size if image.boot else 0)
 
 
 def best(results: Sequence[Result | Skipped], names: Sequence[str]) -> int | None:
@@ -125,8 +135,8 @@ def main() -> int:
     for name in options.pairs.split(","):
         pair = workshop.pair(name)
         print(
-            f"{pair.name}: {pair.what}; {pair.old.size / 1e6:.1f} MB to {pair.new.size / 1e6:.1f}"
-            f" MB, {len(pair.changed)} packages changed",
+            f"{pair.name}: {pair.what}; {_size(pair.old) / 1e6:.1f} MB to "
+            f"{_size(pair.new) / 1e6:.1f} MB, {len(pair.changed)} packages changed",
             file=out,
         )
         results: list[Result | Skipped] = []
@@ -148,8 +158,8 @@ def main() -> int:
             {
                 "pair": pair.name,
                 "what": pair.what,
-                "old_size": pair.old.size,
-                "new_size": pair.new.size,
+                "old_size": _size(pair.old),
+                "new_size": _size(pair.new),
                 "changed": pair.changed,
                 "results": [result.document() for result in results],
                 "aims": [{"text": line, "met": met} for line, met in judged],

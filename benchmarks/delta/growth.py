@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.delta import ours, peers, plot
+from benchmarks.delta import ours, plot
 from benchmarks.delta.__main__ import plain_files
 from benchmarks.delta.figures import Result
 from benchmarks.delta.images import Workshop
@@ -41,8 +41,7 @@ def measure(workshop: Workshop, sizes: Sequence[int], workers: int) -> Iterator[
     for size in sizes:
         pair = workshop.grown(size << 20)
         with tempfile.TemporaryDirectory(prefix="orbital-bench-") as folder:
-            old, new, work = plain_files(pair, Path(folder))
-            files = peers.Files(old, new, work, 3600)
+            files = plain_files(pair, Path(folder), 3600)
             # What is fetched in full is not looked at here.
             yield Point(pair.new.size, ours.run(files, workers=workers, level=1))
 

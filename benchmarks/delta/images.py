@@ -4,7 +4,8 @@ Old packages are those of the last point release (the archive's main part), new 
 its security archive, so each pair is an update that Debian really published:
 
 a  the packages of a few sources, of those that had a security update
-b  the kernel
+b  the kernel; kernel and modules as Orbital's images hold them: not compressed (`imager.kernel`),
+   the kernel in a boot artifact of its own (`imager.bzimage`)
 c  one application
 d  the release before, to this one
 
@@ -13,6 +14,7 @@ No maintainer script runs and nothing is configured; what differs is what packag
 
 from __future__ import annotations
 
+import lzma
 import random
 import shutil
 from collections.abc import Callable, Sequence
@@ -21,6 +23,7 @@ from pathlib import Path
 
 from imager import bootstrap
 from imager.bootstrap import EXCLUDED
+from imager.bzimage import open_kernel
 from imager.cache import Cache
 from imager.deb import Deb
 from imager.mirror import Mirror, find_mirror
@@ -50,14 +53,19 @@ _DAY = 86400
 _FILE = 100_000
 # Raise when the images are made in another way.
 _VERSION = 1
+_OPENED = 1
 
 
 @dataclass(frozen=True)
 class Image:
-    """An image to update from or to. size: bytes of its file system; no verity tree counts."""
+    """An image to update from or to. size: bytes of its file system; no verity tree counts.
+
+    boot: its boot artifact, None when the kernel is none of the update's business.
+    """
 
     path: Path
     size: int
+    boot: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -76,11 +84,12 @@ class _Contents:
     """Archives of an image by folder; a later folder's packages replace an earlier one's.
 
     taken: of a folder, only packages of these sources; None for all of them. data: bytes of
-    random files beside them.
+    random files beside them. opened: the kernel is in a boot artifact, it and modules are open.
     """
 
     folders: tuple[tuple[Path, frozenset[str] | None], ...]
     data: int = 0
+    opened: bool = False
 
 
 class Workshop:
@@ -112,7 +121,7 @@ class Workshop:
     def _kernel(self) -> Pair:
         system = self._system(RELEASE, security=False)
         kernels = [self._fetch_kernel(RELEASE, security=newer) for newer in (False, True)]
-        old, new = (_Contents(((system, None), (kernel, None))) for kernel in kernels)
+        old, new = (_Contents(((system, None), (kernel, None)), opened=True) for kernel in kernels)
         return self._build("b", "kernel update", old, new)
 
     def _application(self) -> Pair:
@@ -159,6 +168,8 @@ class Workshop:
             debs = _debs(contents, parts)
             tree = _without_scripts(unpack(debs, EXCLUDED))
             _fill(tree, parts / "data", contents.data)
+            if contents.opened:
+                (directory / "boot.img").write_bytes(_opened(tree, parts / "modules"))
             facts = build_root(
                 tree,
                 directory / "root.img",
@@ -181,12 +192,14 @@ class Workshop:
                 "tools": self._tools.lock,
                 "version": _VERSION,
                 **({"data": contents.data} if contents.data else {}),
+                **({"opened": _OPENED} if contents.opened else {}),
             },
             build,
         )
         lines = (result / "versions").read_text().splitlines()
         versions = dict(line.split("\t") for line in lines)
-        return versions, Image(result / "root.img", int((result / "size").read_text()))
+        boot = result / "boot.img" if contents.opened else None
+        return versions, Image(result / "root.img", int((result / "size").read_text()), boot)
 
     def _system(self, release: str, *, security: bool) -> Path:
         mirror = self._archive(security=security)
@@ -257,6 +270,20 @@ def _without_scripts(tree: Tree) -> Tree:
     """The tree without what only dpkg reads: every image has it, and a device does not need it."""
     tree.remove("var/lib/dpkg")
     return tree
+
+
+def _opened(tree: Tree, folder: Path) -> bytes:
+    """Stores the tree's modules open, and takes the kernel out of it."""
+    folder.mkdir()
+    for number, path in enumerate(tree.glob("**.ko.xz")):
+        module = folder / str(number)
+        module.write_bytes(lzma.decompress(tree.read(path)))
+        tree.remove(path)
+        tree.host_file(path.removesuffix(".xz"), module)
+    (path,) = tree.glob("boot/vmlinuz-*")
+    kernel = tree.read(path)
+    tree.remove(path)
+    return open_kernel(kernel) or kernel
 
 
 def _fill(tree: Tree, folder: Path, size: int) -> None:

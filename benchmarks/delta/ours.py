@@ -1,8 +1,9 @@
 """Our delta on a pair: made and applied by processes of their own, so that both can be measured.
 
 `python -m benchmarks.delta.ours make|apply FOLDER` is what the benchmark starts. FOLDER holds
-`old` and `new`; making adds `parts/` and `delta.json`, applying writes `out` from these and `old`
-alone, one frame after the other, and checks each piece against its signed digest.
+`0.old` and `0.new` of the root, `1.old` and `1.new` of the boot artifact if there is one; making
+adds `parts/` and `delta.json`, applying writes `0.out`, `1.out` from these and the old ones alone,
+one frame after the other, and checks each piece against its signed digest.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -20,7 +21,7 @@ from benchmarks.delta.figures import Result, measured
 from benchmarks.delta.peers import Files
 from delta.frame import apply as apply_frame
 from imager.segments import LEVEL, SEGMENT_SIZE
-from manifests.delta import FORMAT, Delta, Part
+from manifests.delta import FORMAT, Delta, Frame, Part
 from recovery.errors import ToolError
 
 
@@ -31,12 +32,22 @@ class Piece(msgspec.Struct, frozen=True):
     full_size: int
 
 
-class Made(msgspec.Struct, frozen=True):
-    """What is in delta.json: the document as published; size and pieces as in the image's index."""
+class Stream(msgspec.Struct, frozen=True):
+    """Size and pieces of a stream as in the image's index."""
 
-    document: Delta
     size: int
     pieces: tuple[Piece, ...]
+
+
+class Made(msgspec.Struct, frozen=True):
+    """What is in delta.json: the document as published, and what the index says."""
+
+    document: Delta
+    streams: tuple[Stream, ...]
+
+    def frames(self) -> Iterator[tuple[Stream, tuple[Frame, ...]]]:
+        """Each stream and its frames."""
+        return zip(self.streams, (self.document.root, self.document.boot), strict=False)
 
 
 def run(files: Files, *, workers: int, level: int = LEVEL) -> Result:
@@ -46,22 +57,31 @@ def run(files: Files, *, workers: int, level: int = LEVEL) -> Result:
     """
     # Every image is published as pieces, for those who have no base: no cost of a delta.
     (files.work / "full").mkdir()
-    pieces = list(_pieces(files.new, files.work / "full", level))
-    (files.work / "pieces.json").write_bytes(msgspec.json.encode(pieces))
-    for name, image in (("old", files.old), ("new", files.new)):
-        (files.work / name).symlink_to(image)
+    streams = [
+        Stream(new.stat().st_size, tuple(_pieces(new, files.work / "full", level)))
+        for _, new in files.streams
+    ]
+    (files.work / "streams.json").write_bytes(msgspec.json.encode(streams))
+    for number, images in enumerate(files.streams):
+        for name, image in zip(("old", "new"), images, strict=True):
+            (files.work / f"{number}.{name}").symlink_to(image)
     command = [sys.executable, "-m", __name__]
     made = measured([*command, "make", files.work, str(workers)])
     result = msgspec.json.decode((files.work / "delta.json").read_bytes(), type=Made)
-    (files.work / "new").unlink()
+    for number in range(len(streams)):
+        (files.work / f"{number}.new").unlink()
     applied = measured([*command, "apply", files.work])
+    with files.out.open("wb") as whole:
+        for number in range(len(streams)):
+            whole.write((files.work / f"{number}.out").read_bytes())
     files.checked(files.out)
     document = msgspec.json.encode(result.document)
     missing = list(_in_full(result))
     size = len(document) + sum(part.size for part in result.document.parts)
     size += sum(piece.full_size for piece in missing)
     count = 1 + len(result.document.parts) + len(missing)
-    note = f"{len(missing)} of {len(result.pieces)} pieces in full" if missing else ""
+    pieces = sum(len(stream.pieces) for stream in streams)
+    note = f"{len(missing)} of {pieces} pieces in full" if missing else ""
     return Result("Orbital", size, count, made, applied, note)
 
 
@@ -76,40 +96,45 @@ def _pieces(image: Path, folder: Path, level: int) -> Iterator[Piece]:
 
 
 def _in_full(made: Made) -> Iterator[Piece]:
-    at = 0
-    for frame in made.document.root:
-        if not frame.size:
-            yield from made.pieces[at : at + frame.segments]
-        at += frame.segments
+    for stream, frames in made.frames():
+        at = 0
+        for frame in frames:
+            if not frame.size:
+                yield from stream.pieces[at : at + frame.segments]
+            at += frame.segments
 
 
 def _make(folder: Path, workers: int) -> None:
     # Only this process needs what makes deltas; its memory is what is measured.
     from imager.delta.parts import LARGEST, Packer
-    from imager.delta.stream import make
+    from imager.delta.stream import Kind, make
 
-    pieces = msgspec.json.decode((folder / "pieces.json").read_bytes(), type=list[Piece])
-    frames = make(
-        folder / "old",
-        (folder / "old").stat().st_size,
-        folder / "new",
-        (folder / "new").stat().st_size,
-        piece=SEGMENT_SIZE,
-        full_sizes=[piece.full_size for piece in pieces],
-        workers=workers,
-    )
+    streams = msgspec.json.decode((folder / "streams.json").read_bytes(), type=tuple[Stream, ...])
     packer = Packer(LARGEST)
-    placed = packer.add(frames)
+    placed: list[tuple[Frame, ...]] = []
+    kinds: tuple[Kind, ...] = ("erofs", "plain")
+    for number, (stream, kind) in enumerate(zip(streams, kinds, strict=False)):
+        old, new = folder / f"{number}.old", folder / f"{number}.new"
+        frames = make(
+            old,
+            old.stat().st_size,
+            new,
+            new.stat().st_size,
+            piece=SEGMENT_SIZE,
+            full_sizes=[piece.full_size for piece in stream.pieces],
+            kind=kind,
+            workers=workers,
+        )
+        placed.append(packer.add(frames))
     (folder / "parts").mkdir()
     parts: list[Part] = []
     for data in packer.parts:
         part = Part(len(data), hashlib.sha256(data).hexdigest())
         (folder / "parts" / part.sha256).write_bytes(data)
         parts.append(part)
-    document = Delta(FORMAT, "1", "0" * 64, placed, (), tuple(parts))
-    (folder / "delta.json").write_bytes(
-        msgspec.json.encode(Made(document, (folder / "new").stat().st_size, tuple(pieces)))
-    )
+    boot = placed[1] if len(placed) > 1 else ()
+    document = Delta(FORMAT, "1", "0" * 64, placed[0], boot, tuple(parts))
+    (folder / "delta.json").write_bytes(msgspec.json.encode(Made(document, streams)))
 
 
 class _Device:
@@ -126,29 +151,38 @@ class _Device:
 
 def _apply(folder: Path) -> None:
     made = msgspec.json.decode((folder / "delta.json").read_bytes(), type=Made)
-    base = _Device(folder / "old")
-    part, data = -1, b""
+    for number, (stream, frames) in enumerate(made.frames()):
+        base = _Device(folder / f"{number}.old")
+        with (folder / f"{number}.out").open("wb") as out:
+            for content in _frames(folder, made.document.parts, stream, frames, base):
+                out.write(content)
+            out.flush()
+            os.fsync(out.fileno())
+
+
+def _frames(
+    folder: Path, parts: Sequence[Part], stream: Stream, frames: Sequence[Frame], base: _Device
+) -> Iterator[memoryview]:
+    """What each frame makes, one after the other in the same memory."""
     memory = memoryview(bytearray(16 << 20))
-    number = 0
-    with (folder / "out").open("wb") as out:
-        for frame in made.document.root:
-            if frame.size and frame.part != part:
-                part, data = frame.part, _part(folder, made.document.parts[frame.part])
-            size = min(frame.segments * SEGMENT_SIZE, made.size - out.tell())
-            into = memory[:size]
-            if frame.size:
-                apply_frame(data[frame.offset : frame.offset + frame.size], base, into)
-            for start in range(0, size, SEGMENT_SIZE):
-                piece, wanted = into[start : start + SEGMENT_SIZE], made.pieces[number].sha256
-                if not frame.size:
-                    stored = (folder / "full" / wanted).read_bytes()
-                    piece[:] = zstandard.ZstdDecompressor().decompress(stored)
-                if hashlib.sha256(piece).hexdigest() != wanted:
-                    raise ToolError(f"cannot make piece {number}: its digest is not the signed one")
-                number += 1
-            out.write(into)
-        out.flush()
-        os.fsync(out.fileno())
+    part, data = -1, b""
+    done = number = 0
+    for frame in frames:
+        if frame.size and frame.part != part:
+            part, data = frame.part, _part(folder, parts[frame.part])
+        into = memory[: min(frame.segments * SEGMENT_SIZE, stream.size - done)]
+        if frame.size:
+            apply_frame(data[frame.offset : frame.offset + frame.size], base, into)
+        for start in range(0, len(into), SEGMENT_SIZE):
+            piece, wanted = into[start : start + SEGMENT_SIZE], stream.pieces[number].sha256
+            if not frame.size:
+                stored = (folder / "full" / wanted).read_bytes()
+                piece[:] = zstandard.ZstdDecompressor().decompress(stored)
+            if hashlib.sha256(piece).hexdigest() != wanted:
+                raise ToolError(f"cannot make piece {number}: its digest is not the signed one")
+            number += 1
+        done += len(into)
+        yield into
 
 
 def _part(folder: Path, part: Part) -> bytes:

@@ -34,12 +34,17 @@ _SORTED = 150_000_000
 @dataclass(frozen=True)
 class Files:
     """The images as files of just their size, a folder for what a tool writes, and how many
-    seconds it may take."""
+    seconds it may take.
+
+    streams: what the images consist of: the root image, and where there is one the boot artifact
+    behind it, each old and new. old and new have the streams one after the other.
+    """
 
     old: Path
     new: Path
     work: Path
     patience: float
+    streams: tuple[tuple[Path, Path], ...]
 
     @property
     def patch(self) -> Path:
