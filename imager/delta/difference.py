@@ -30,14 +30,14 @@ def differences(coded: bytes, references: bytes, effort: Effort) -> dict[int, by
     first = section(steps, effort, BYTES)
     last = section(inserted, effort, code=True)
     found = {DIFFERENCE: first + section(added, effort, BYTES) + last}
-    gaps, changes = _sparse(added)
+    gaps, changes = sparse(added)
     if len(gaps) <= GAPS_LIMIT and len(changes) <= CHANGES_LIMIT:
         middle = section(gaps, effort, BYTES) + section(changes, effort, BYTES)
         found[SPARSE] = first + middle + last
     return found
 
 
-def _sparse(added: bytes) -> tuple[bytes, bytes]:
+def sparse(added: bytes) -> tuple[bytes, bytes]:
     """The bytes that are not zero: for each how many zeros are before it, and the byte."""
     gaps = bytearray()
     end = 0

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from delta.inode_tables import BLOCK, Range, Run, Shifts, Tables
 from delta.varint import write, write_signed
+from imager.delta.difference import sparse
 from imager.delta.erofs import Buffer
 
 
@@ -59,13 +59,7 @@ def corrections(filled: Sequence[Range], made: Buffer, wanted: Buffer) -> tuple[
         else bytes(end - start)
         for start, end in filled
     )
-    gaps = bytearray()
-    end = 0
-    for run in re.finditer(rb"[^\0]+", added):
-        gaps += write(run.start() - end)
-        gaps += bytes(run.end() - run.start() - 1)
-        end = run.end()
-    return bytes(gaps), added.replace(b"\0", b"")
+    return sparse(added)
 
 
 def _columns(rows: Iterable[tuple[bytes, ...]]) -> bytes:

@@ -38,6 +38,9 @@ class Packer:
         return delta.Frame(frame.pieces, len(self.parts) - 1, offset, size)
 
 
-def part_size(full_size: int) -> int:
-    """What a part should not exceed, for an image of full_size bytes to fetch in full."""
-    return min(max(full_size // SHARE, SMALLEST), LARGEST)
+def part_size(full_size: int, smallest: int = SMALLEST) -> int:
+    """What a part should not exceed, for an image of full_size bytes to fetch in full.
+
+    smallest: bytes below which more parts are not worth their requests.
+    """
+    return min(max(full_size // SHARE, smallest), LARGEST)

@@ -184,10 +184,10 @@ def _make(
     new = item.release
 
     def build(result: Path) -> None:
-        from imager.delta.parts import LARGEST, SHARE, Packer
+        from imager.delta.parts import Packer, part_size
 
         reporter.stage(f"delta {item.package.name} {old.version} to {new.version}")
-        packer = Packer(min(max(new.stream.stored_size // SHARE, _SMALLEST_PART), LARGEST))
+        packer = Packer(part_size(new.stream.stored_size, _SMALLEST_PART))
         frames = encode(
             directory,
             old.stream,

@@ -21,6 +21,7 @@ from tests.updater.versions import (
     damage,
     edited,
     full_size,
+    lose_data,
     no_base,
     running,
     sign_target,
@@ -144,11 +145,7 @@ def short_parts(publisher: Publisher, _: FileDevice) -> None:
 
 def damaged_base(_: Publisher, device: FileDevice) -> None:
     """The running slot has lost much of its data, and nothing noticed."""
-    slot = device.device.slots["a"]
-    data = bytearray(slot.read_bytes())
-    for at in range(0, SIZE, 8192):
-        data[at] ^= 1
-    slot.write_bytes(data)
+    lose_data(device, SIZE, 8192)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from tests.updater.versions import (
     damage,
     edited,
     full_size,
+    lose_data,
     no_base,
     running,
     sign_target,
@@ -178,11 +179,7 @@ def short_packs(publisher: Publisher, _: FileDevice) -> None:
 
 def rotten_base(_: Publisher, device: FileDevice) -> None:
     """The running slot has lost much of its data, and nothing noticed."""
-    slot = device.device.slots["a"]
-    data = bytearray(slot.read_bytes())
-    for at in range(0, SIZE, 32768):
-        data[at] ^= 1
-    slot.write_bytes(data)
+    lose_data(device, SIZE, 32768)
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,15 @@ def damage(path: Path) -> None:
     path.write_bytes(data)
 
 
+def lose_data(device: FileDevice, size: int, step: int) -> None:
+    """Changes the first byte of every step of the running slot's first size bytes."""
+    slot = device.device.slots["a"]
+    data = bytearray(slot.read_bytes())
+    for at in range(0, size, step):
+        data[at] ^= 1
+    slot.write_bytes(data)
+
+
 def no_base(_: Publisher, device: FileDevice) -> None:
     """The running slot cannot be opened."""
     slots = {**device.device.slots, "a": device.root / "missing"}

@@ -28,6 +28,7 @@ from tests.updater.packages.delta_device import (
     read,
 )
 from tests.updater.packages.repository import PackagePublisher
+from tests.updater.versions import damage
 from updater.packages.parcels import decode_delta
 
 
@@ -53,13 +54,6 @@ def device(tmp_path: Path, publisher: PackagePublisher) -> DeltaDevice:
 def new(published: Published) -> bytes:
     """The image of 2.0."""
     return published.new
-
-
-def damage(path: Path) -> None:
-    """Changes a byte in the middle."""
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 0x40
-    path.write_bytes(data)
 
 
 def no_document(device: DeltaDevice) -> None:
