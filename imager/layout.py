@@ -25,6 +25,8 @@ _ROLE_TYPES = {
     "esp": "c12a7328-f81f-11d2-ba4b-00a0c93ec93b",
     "boot": "bc13c2ff-59e6-4262-a352-b275fd6f7172",
     "environment": "0fc63daf-8483-4772-8e79-3d69d8477de4",
+    # systemd-boot reads entries on it; firmware that looks for a loader, every FAT.
+    "rescue": "bc13c2ff-59e6-4262-a352-b275fd6f7172",
     "state": "4d21b016-b534-45c2-a9fb-5c16e091fd2d",
 }
 # Of the partition that firmware reads before any slot. BIOS: GRUB's core image (GRUB
@@ -113,7 +115,8 @@ def _type(board: Board, part: Partition) -> str:
     if part.role == "slot":
         return _ROOT_TYPES[board.architecture]
     # The Raspberry Pi's EEPROM takes basic data and EFI system partitions only.
-    if part.role == "firmware" or (part.role == "boot" and board.firmware.kind == "raspberry-pi"):
+    raspberry_pi = board.firmware.kind == "raspberry-pi"
+    if part.role == "firmware" or (raspberry_pi and part.role in ("boot", "rescue")):
         return _FIRMWARE_TYPES[board.firmware.kind]
     return _ROLE_TYPES[part.role]
 

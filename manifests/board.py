@@ -23,7 +23,7 @@ Architecture = Literal["x86_64", "aarch64", "riscv64", "armhf"]
 FirmwareKind = Literal["uefi", "bios", "u-boot", "raspberry-pi"]
 BootControlKind = Literal["systemd-boot", "grub", "u-boot", "tryboot"]
 BootStage = Literal["efi-driver", "loader", "firmware", "none"]
-Role = Literal["esp", "firmware", "boot", "environment", "slot", "state"]
+Role = Literal["esp", "firmware", "boot", "environment", "rescue", "slot", "state"]
 
 # Which boot control can work under which firmware, and what of the disk that
 # firmware reads before any slot.
@@ -246,6 +246,8 @@ class Board(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     u_boot: how U-Boot starts a slot; with firmware u-boot only.
     raspberry_pi: what its firmware reads; with firmware raspberry-pi only.
     layout: the disk.
+    rescue_button: what holds when the device is started with its rescue button pressed, a
+        condition in U-Boot's shell, e.g. gpio input 5; with firmware u-boot only.
     qemu: how to emulate it; absent when that is not possible.
     """
 
@@ -260,6 +262,7 @@ class Board(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     watchdog: Watchdog | None = None
     u_boot: UBoot | None = None
     raspberry_pi: RaspberryPi | None = None
+    rescue_button: ConfigLine | None = None
     qemu: Qemu | None = None
 
     @property
@@ -270,9 +273,13 @@ class Board(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def environment_partition(self) -> Partition | None:
-        """The partition with the boot control's record, if it is one of its own."""
-        found = (part for part in self.layout.partitions if part.role == "environment")
-        return next(found, None)
+        """The partition with the start record, and the boot control's if that is no file."""
+        return self._only("environment")
+
+    @property
+    def rescue_partition(self) -> Partition | None:
+        """The partition with the rescue system, if the board has one."""
+        return self._only("rescue")
 
     @property
     def boot_slot_labels(self) -> dict[str, str]:
@@ -292,6 +299,9 @@ class Board(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def boot_slot_partition(self, slot: Slot) -> Partition:
         """The partition with a slot's boot artifact, where it has one (`boot_slot_labels`)."""
         return self._part("boot", slot)
+
+    def _only(self, role: Role) -> Partition | None:
+        return next((part for part in self.layout.partitions if part.role == role), None)
 
     def _part(self, role: Role, slot: Slot) -> Partition:
         parts = self.layout.partitions

@@ -92,6 +92,13 @@ def _boot_problems(board: Board) -> Iterator[Problem]:
             "nothing",
             "the firmware starts no 64-bit kernel without one, e.g. broadcom/bcm2711-rpi-4-b.dtb",
         )
+    if board.rescue_button and (kind != "u-boot" or board.rescue_partition is None):
+        yield Problem(
+            ("rescue_button",),
+            "no button without firmware u-boot and a partition with role rescue",
+            f'"{board.rescue_button}"',
+            "only U-Boot asks a button; remove it, or add the partition",
+        )
     if board.qemu and board.qemu.watchdog_device and not board.watchdog:
         yield Problem(
             ("qemu", "watchdog_device"),
@@ -153,8 +160,11 @@ def _role_problems(board: Board) -> Iterator[Problem]:
     """Problems of the partitions as a set: each role as often as it must be there."""
     partitions = board.layout.partitions
     place: Path = ("layout", "partitions")
-    wanted: dict[Role, int] = {"state": 1, "environment": 0, "esp": 0, "firmware": 0}
+    # The start record, without which nothing asks for rescue, is in the environment.
+    rescue = board.rescue_partition is not None
+    wanted: dict[Role, int] = {"state": 1, "environment": int(rescue), "esp": 0, "firmware": 0}
     wanted[BOOT_ROLES[board.firmware.kind]] = 1
+    wanted["rescue"] = int(rescue)
     if board.boot_control in _WITH_ENVIRONMENT:
         wanted["environment"] = 1
     for role, count in wanted.items():
@@ -163,7 +173,8 @@ def _role_problems(board: Board) -> Iterator[Problem]:
             yield Problem(
                 place,
                 f"{count or 'no'} partition with role {role}"
-                f" (firmware {board.firmware.kind}, boot control {board.boot_control})",
+                f" (firmware {board.firmware.kind}, boot control {board.boot_control}"
+                f"{', with rescue' if rescue else ''})",
                 str(found or "none"),
                 f"{'add' if found < count else 'remove'} a partition with role {role}",
             )

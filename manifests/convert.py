@@ -17,6 +17,8 @@ def device_config(product: Product, built: int) -> device.DeviceConfig:
     """
     board, manifest = product.board, product.manifest
     environment = board.environment_partition
+    # Where the boot control's record is in the environment, nothing else is mounted.
+    files = board.boot_control in ("systemd-boot", "tryboot")
     # The Raspberry Pi's firmware tries once; records shall not promise more.
     trial = device_trial(manifest.trial)
     return device.DeviceConfig(
@@ -26,7 +28,7 @@ def device_config(product: Product, built: int) -> device.DeviceConfig:
         architecture=board.architecture,
         built=built,
         boot_control=board.boot_control,
-        boot_partition="" if environment else board.boot_partition.label,
+        boot_partition=board.boot_partition.label if files else "",
         environment=environment.label if environment else "",
         boot_slots=board.boot_slot_labels,
         state=board.state_partition.label,

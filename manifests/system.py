@@ -23,6 +23,7 @@ from manifests.fields import (
     Unit,
     Url,
     Version,
+    matching,
 )
 from manifests.health import HealthCheck, check_problems
 from manifests.problem import Problem, listed, repeated
@@ -32,6 +33,13 @@ from recovery import device
 Seconds = Annotated[int, Meta(ge=0, le=86400, extra={"expected": "seconds from 0 to 86400"})]
 TrialDeadline = Annotated[int, Meta(ge=30, le=3600, extra={"expected": "seconds from 30 to 3600"})]
 Tries = Annotated[int, Meta(ge=1, le=9, extra={"expected": "a number from 1 to 9"})]
+PublicKey = Annotated[
+    str,
+    matching(
+        r"^(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp[0-9]+) [A-Za-z0-9+/=]+( [^\n]*)?$",
+        'a public key such as "ssh-ed25519 AAAA... name"',
+    ),
+]
 PathText = Annotated[str, Meta(min_length=1, extra={"expected": "a path"})]
 
 
@@ -160,6 +168,23 @@ class Interface(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     programs: tuple[ProgramPath, ...] = ()
 
 
+class Rescue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the rescue system may do, on boards that have one.
+
+    network: whether it may fetch an image from update.source.
+    state: what it does with a state file system that cannot be repaired. renew: makes a new,
+        empty one; keep: leaves it to a person.
+    login: public keys (lines of authorized_keys) that may log in as root over the network;
+        without any, nobody can.
+    packages: Debian packages in it, beside its own.
+    """
+
+    network: bool = True
+    state: Literal["renew", "keep"] = "renew"
+    login: tuple[PublicKey, ...] = ()
+    packages: tuple[DebianPackage, ...] = ()
+
+
 class SystemManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A product's operating system.
 
@@ -174,6 +199,7 @@ class SystemManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     health: checks that a boot must pass, beside those of the packages.
     trial: how a new generation is tried.
     update: where updates come from.
+    rescue: what the rescue system may do.
     image: the root image.
     units: systemd units to enable and to mask.
     packages: what feature packages may do.
@@ -193,6 +219,7 @@ class SystemManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     health: tuple[HealthCheck, ...] = ()
     trial: Trial = Trial()
     update: Update = Update()
+    rescue: Rescue = Rescue()
     image: Image = Image()
     units: Units = Units()
     packages: FeaturePolicy = FeaturePolicy()
