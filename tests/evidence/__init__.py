@@ -1,0 +1,1 @@
+"""Tests of the campaigns, and a fixed sample of each."""
