@@ -71,7 +71,7 @@ def test_a_malformed_result_is_refused(change: dict[str, object]) -> None:
 
 def test_a_count_that_is_no_number_or_a_field_too_many_is_refused() -> None:
     for change in ({"counts": {"cycles": "many"}}, {"opinion": "fine"}):
-        with pytest.raises(ValueError, match="counts|opinion"):
+        with pytest.raises(ValueError, match=r"counts|opinion"):
             result.decode(msgspec.json.encode({**msgspec.to_builtins(GOOD), **change}))
 
 
