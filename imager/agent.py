@@ -16,7 +16,13 @@ _OURS = ("orbital", "updater", "delta", "manifests", "recovery")
 # Whole folders, since parts are loaded by name; of the command line the device's groups.
 # What else is needed follows from their imports.
 _FOLDERS = ("recovery", "updater", "delta")
-_MODULES = ("orbital.main", "orbital.system", "orbital.package", "orbital.audit")
+_MODULES = (
+    "orbital.main",
+    "orbital.system",
+    "orbital.package",
+    "orbital.audit",
+    "orbital.rescue",
+)
 _UNIT_FOLDERS = ("recovery/units", "updater/units", "imager/device/units")
 _LAUNCHERS = ("recovery/launch", "imager/device/launch")
 # Isolated: neither the environment nor the current folder decides what is imported.

@@ -49,6 +49,7 @@ GROUPS = {
         "orbital.package", "device", "install, update, remove and inspect feature packages"
     ),
     "audit": Group("orbital.audit", "device", "who changed what on this device"),
+    "rescue": Group("orbital.rescue", "rescue system", "diagnose, repair and reset a device"),
     "system": Group("orbital.system", "device", "update, roll back and inspect this device's OS"),
 }
 

@@ -15,6 +15,10 @@ from recovery import process
 from recovery.errors import RefusedError
 from recovery.value import fields
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from recovery.starts import Action
+
 _REBOOT = "reboot to start it: systemctl reboot"
 
 
@@ -78,6 +82,36 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     back.add_argument("--reboot", action="store_true", help="reboot at once")
     back.set_defaults(handler=_rollback)
+
+    rescue = commands.add_parser(
+        "rescue",
+        help="restart into the rescue system",
+        description="Restarts this device into its rescue system, which then does nothing by "
+        "itself: it shows what it finds and waits for a person on the console, or on the network "
+        "if the product allows it.",
+    )
+    rescue.add_argument("--reason", default="", metavar="TEXT", help="shown there")
+    rescue.add_argument(
+        "--no-restart", action="store_true", help="only ask; the next restart goes there"
+    )
+    rescue.set_defaults(handler=_rescue)
+
+    reset = commands.add_parser(
+        "reset",
+        help="factory reset, by the rescue system",
+        description="Restarts into the rescue system, which takes the device back to what its "
+        "image was delivered with: no packages, no configuration. User data in /var stay, unless "
+        "--erase. The installed version stays.",
+    )
+    reset.add_argument(
+        "--erase",
+        action="store_true",
+        help="erase all data: securely, where the disk offers it",
+    )
+    reset.add_argument(
+        "--no-restart", action="store_true", help="only ask; the next restart does it"
+    )
+    reset.set_defaults(handler=_reset)
 
     check = commands.add_parser(
         "health",
@@ -267,6 +301,29 @@ def _health(_args: argparse.Namespace, output: Output) -> int:
         "\n".join(lines) or "no health checks are declared",
     )
     return 0 if healthy else 1
+
+
+def _rescue(args: argparse.Namespace, output: Output) -> int:
+    return _to_rescue(output, args.reason, "", not args.no_restart)
+
+
+def _reset(args: argparse.Namespace, output: Output) -> int:
+    return _to_rescue(output, "", "erase" if args.erase else "reset", not args.no_restart)
+
+
+def _to_rescue(output: Output, reason: str, action: Action, restart: bool) -> int:
+    from recovery import device
+    from recovery.rescue.request import ask
+
+    ask(device.load(), requested_by(), reason, action)
+    what = {"": "the rescue system", "reset": "a factory reset", "erase": "erasing all data"}
+    output.result(
+        {"rescue": True, "action": action, "rebooting": restart},
+        f"the next start is for {what[action]}" + ("" if restart else f"\n{_REBOOT}"),
+    )
+    if restart:
+        _reboot(output)
+    return 0
 
 
 def _reboot(output: Output) -> None:

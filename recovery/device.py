@@ -76,6 +76,24 @@ class UpdatePolicy:
 
 
 @dataclass(frozen=True)
+class RescuePolicy:
+    """The rescue system of the device, and what it may do by itself.
+
+    partition: label of its partition; empty: the device has none. record: label
+    of the partition that holds the start record (`recovery.starts`). network: it
+    may fetch an image. state: what becomes of a state partition that cannot be
+    repaired: "renew", a new file system, or "keep", left as it is for a person.
+    login: public SSH keys of those who may log in over the network.
+    """
+
+    partition: str = ""
+    record: str = "environment"
+    network: bool = True
+    state: Literal["renew", "keep"] = "renew"
+    login: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class SystemPackage:
     """A feature that is part of the image."""
 
@@ -115,6 +133,7 @@ class DeviceConfig:
     packages: tuple[SystemPackage, ...] = ()
     environment: str = ""
     boot_slots: dict[str, str] = dataclasses.field(default_factory=dict)
+    rescue: RescuePolicy = RescuePolicy()
 
 
 def encode(config: DeviceConfig) -> bytes:
@@ -135,6 +154,8 @@ def decode(data: bytes, name: str = str(DEVICE_FILE)) -> DeviceConfig:
         )
         raw["trial"] = TrialPolicy(**raw.get("trial", {}))
         raw["update"] = UpdatePolicy(**raw.get("update", {}))
+        rescue = raw.get("rescue", {})
+        raw["rescue"] = RescuePolicy(**{**rescue, "login": tuple(rescue.get("login", ()))})
         raw["packages"] = tuple(SystemPackage(**item) for item in raw.get("packages", ()))
         return DeviceConfig(**raw)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
