@@ -68,6 +68,8 @@ def start(root: Path) -> None:
     if volatile:
         if loader_is_counting(root):
             raise OSError("the state partition cannot be used in a trial: " + "; ".join(notes))
+        if ask_for_rescue(root, notes):
+            mounts.restart()
         # Committed: stay reachable without a memory rather than not at all.
         mounts.mount("tmpfs", state, "tmpfs", mounts.NOSUID | mounts.NODEV, "mode=0755")
     store = StateStore(state / "orbital")
@@ -171,6 +173,26 @@ def loader_is_counting(root: Path) -> bool:
     except OrbitalError as error:
         say(str(error))
         return False
+
+
+def ask_for_rescue(root: Path, notes: list[str]) -> bool:
+    """Lets rescue make a state partition again that cannot be used; whether the next start is its.
+
+    Once: what rescue could not repair it will not repair at the next start either.
+    """
+    from recovery.device import load
+    from recovery.errors import OrbitalError
+    from recovery.starts import ask_once
+
+    why = "the state partition cannot be used: " + (notes[-1] if notes else "")
+    try:
+        asked = ask_once(load(root), root, why)
+    except OrbitalError as error:
+        say(str(error))
+        return False
+    if asked:
+        say(f"{why}; asks for rescue")
+    return asked
 
 
 def choose(store: StateStore, image: RunningImage, root: Path) -> tuple[decide.Choice, Generation]:

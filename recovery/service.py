@@ -32,6 +32,7 @@ from recovery.generations import Generation
 from recovery.observe import view_with
 from recovery.packages.host import PackageHost
 from recovery.slots import BootControl
+from recovery.starts import note_healthy
 from recovery.state import STATE_ROOT, Quarantine, Stage, StateStore
 from recovery.steps import apply
 from recovery.systemd import ServiceManager, Systemd
@@ -124,6 +125,13 @@ class Agent:
 
     def health(self) -> int:
         """Settles, then judges a trial. Returns the exit code: 0 lets boot-complete be reached."""
+        if code := self.judge():
+            return code
+        note_healthy(self.config, self.root, volatile=self.report.volatile)
+        return 0
+
+    def judge(self) -> int:
+        """The verdict of this boot, carried out."""
         verdict = self.settle()
         log.info("%s: %s", type(verdict).__name__, verdict.reason)
         if isinstance(verdict, decide.GiveUp | decide.Stranded):
@@ -323,13 +331,13 @@ class Agent:
 
     def still_healthy(self) -> str:
         """Runs the checks again with a short deadline; "" when all passed."""
-        checks = [
-            dataclasses.replace(
-                check, deadline_seconds=min(check.deadline_seconds, WATCH_DEADLINE_SECONDS)
-            )
-            for check in self.config.health
-        ]
-        return run_checks(checks)
+        limit = WATCH_DEADLINE_SECONDS
+        return run_checks(
+            [
+                dataclasses.replace(check, deadline_seconds=min(check.deadline_seconds, limit))
+                for check in self.config.health
+            ]
+        )
 
 
 def migrate(name: str, root: Path = Path("/")) -> int:

@@ -26,10 +26,11 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from recovery import durable
-from recovery.errors import BootControlError
+from recovery.errors import BootControlError, OrbitalError
 from recovery.value import Value, replace
 
 TYPE_CHECKING = False
@@ -187,3 +188,33 @@ def open_starts(config: DeviceConfig, root: Path = Path("/")) -> StartFile | Non
     from recovery.partitions import find_partition
 
     return StartFile(find_partition(config.rescue.record, root))
+
+
+def note_healthy(config: DeviceConfig, root: Path, *, volatile: bool) -> None:
+    """This start is healthy: one write, or none when nothing was counted.
+
+    A record that cannot be written is no reason to call a boot unhealthy.
+    """
+    with suppress(OrbitalError):
+        file = open_starts(config, root)
+        found = file.load() if file is not None else Starts()
+        if file is not None and found != healthy(found, volatile=volatile):
+            file.save(healthy(found, volatile=volatile))
+
+
+def ask_once(config: DeviceConfig, root: Path, reason: str) -> bool:
+    """Asks for rescue on behalf of a boot that finds its state partition unusable.
+
+    Whether it was asked: not when rescue has been there since the last healthy
+    start, when it has been asked for and did not come, or when it may not do more
+    than was tried already. Nothing here may stop a boot.
+    """
+    with suppress(OrbitalError):
+        file = open_starts(config, root)
+        found = file.load() if file is not None else Starts()
+        if file is None or found.rescued or found.asked or config.rescue.state != "renew":
+            return False
+        wanted = replace(found, rescue=True, reason=plain_reason(reason))
+        file.save(wanted)
+        return file.load() == wanted
+    return False
