@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from recovery.errors import BootControlError
+
 Slot = Literal["a", "b"]
 SLOTS: tuple[Slot, Slot] = ("a", "b")
 
@@ -12,6 +14,14 @@ SLOTS: tuple[Slot, Slot] = ("a", "b")
 def other_slot(slot: Slot) -> Slot:
     """The slot that is not this one."""
     return "b" if slot == "a" else "a"
+
+
+def no_slot_runs() -> BootControlError:
+    """What a boot control says in the rescue system when it is asked for the running slot."""
+    return BootControlError(
+        "cannot name the running slot: this is the rescue system",
+        resolution="name the slot, or run this in the installed system",
+    )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from recovery.slots import SLOTS, BootControl, Slot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from recovery.bootcontrol.recorded import RecordStore
 
 BOOT_DIRECTORY = "run/orbital/boot"
@@ -23,14 +25,23 @@ BOOT_OPTIONS = "umask=0077,nosuid,nodev,noexec,noatime,dirsync"
 
 def open_boot_control(config: DeviceConfig, root: Path = Path("/")) -> BootControl:
     """The loader's record, with its partition mounted. Raises BootControlError."""
+    return _open(config, root, lambda: verified_slot(config, root))
+
+
+def open_in_rescue(config: DeviceConfig, root: Path = Path("/")) -> BootControl:
+    """The same in the rescue system, where no slot runs. Raises BootControlError."""
+    return _open(config, root, lambda: None)
+
+
+def _open(config: DeviceConfig, root: Path, current: Callable[[], Slot | None]) -> BootControl:
     if config.boot_control == "systemd-boot":
         from recovery.bootcontrol.systemd_boot import SystemdBoot
 
-        return SystemdBoot(boot_partition(config, root), verified_slot(config, root))
+        return SystemdBoot(boot_partition(config, root), current())
     if config.boot_control in ("grub", "u-boot", "tryboot"):
         from recovery.bootcontrol.recorded import Recorded
 
-        return Recorded(_record_store(config, root), verified_slot(config, root))
+        return Recorded(_record_store(config, root), current())
     raise BootControlError(
         f"cannot drive boot control {config.boot_control!r}",
         details="known: grub, systemd-boot, tryboot, u-boot",

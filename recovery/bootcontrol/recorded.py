@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from recovery.errors import BootControlError
-from recovery.slots import SLOTS, Slot, SlotState, other_slot
+from recovery.slots import SLOTS, Slot, SlotState, no_slot_runs, other_slot
 
 # Of a slot whose count is not known, and beside "good" for a loader that does not
 # know that word. RAUC's default (boot-attempts).
@@ -120,13 +120,15 @@ def counted_afresh(current: Slot) -> Record:
 class Recorded:
     """Boot control over a store; conforms to `recovery.slots.BootControl`."""
 
-    def __init__(self, store: RecordStore, current: Slot) -> None:
-        """current: the running slot, as verified by the caller."""
+    def __init__(self, store: RecordStore, current: Slot | None) -> None:
+        """current: the running slot, as verified by the caller; None in the rescue system."""
         self._store = store
         self._current = current
 
     def current_slot(self) -> Slot:
-        """The slot that is running now."""
+        """The slot that is running now. Raises BootControlError in the rescue system."""
+        if self._current is None:
+            raise no_slot_runs()
         return self._current
 
     def active_slot(self) -> Slot | None:
@@ -149,13 +151,13 @@ class Recorded:
         if tries < 1:
             raise BootControlError(f"cannot activate slot {slot}: {tries} tries")
         granted = min(tries, self._store.most_tries)
-        record = self._store.load() or self._store.fresh(self._current)
+        record = self._store.load() or self._fresh()
         self._store.save(record.activated(slot, granted))
 
     def mark_successful(self, slot: Slot) -> None:
         """One write of the record. The commit point of every trial."""
         loaded = self._store.load()
-        record = loaded or self._store.fresh(self._current)
+        record = loaded or self._fresh()
         if slot not in record.order:
             raise BootControlError(
                 f"cannot mark slot {slot} successful: it has no boot entry",
@@ -167,12 +169,19 @@ class Recorded:
     def mark_unbootable(self, slot: Slot) -> None:
         """One write of the record. The commit point of giving a generation up."""
         loaded = self._store.load()
-        record = loaded or self._store.fresh(self._current)
+        record = loaded or self._fresh()
         if record.unbootable(slot) != loaded:
             self._store.save(record.unbootable(slot))
 
     def tidy(self) -> None:
         """Makes a damaged copy, or a lost record, again."""
         if self._store.load() is None:
-            self._store.save(self._store.fresh(self._current))
+            self._store.save(self._fresh())
         self._store.repair()
+
+    def _fresh(self) -> Record:
+        """What a lost record is made again from: the slot that runs; nothing in the rescue system.
+
+        There a slot that starts is one that was verified, and named by `set_active`.
+        """
+        return Record(()) if self._current is None else self._store.fresh(self._current)

@@ -29,9 +29,11 @@ from pathlib import Path
 
 from recovery import durable
 from recovery.errors import BootControlError
-from recovery.slots import SLOTS, Slot, SlotState
+from recovery.slots import SLOTS, Slot, SlotState, no_slot_runs
 
 _NAME = re.compile(r"orbital-([ab])(?:\+([0-9]{1,4})(?:-([0-9]{1,4}))?)?\.conf", re.ASCII)
+# No device activates slots so often; Python refuses to read numbers of thousands of digits.
+_DIGITS = 18
 _NO_ENTRY = SlotState(bootable=False, successful=False, tries_left=None)
 
 
@@ -69,14 +71,16 @@ class Entry:
 class SystemdBoot:
     """Boot control on an EFI system partition that is mounted at esp."""
 
-    def __init__(self, esp: Path, current: Slot) -> None:
-        """current: the running slot, as verified by the caller."""
+    def __init__(self, esp: Path, current: Slot | None) -> None:
+        """current: the running slot, as verified by the caller; None in the rescue system."""
         self._esp = esp
         self._entries = esp / "loader/entries"
         self._current = current
 
     def current_slot(self) -> Slot:
-        """The slot that is running now."""
+        """The slot that is running now. Raises BootControlError in the rescue system."""
+        if self._current is None:
+            raise no_slot_runs()
         return self._current
 
     def active_slot(self) -> Slot | None:
@@ -114,6 +118,7 @@ class SystemdBoot:
             known = self._all()
             activation = max((entry.activation for entry in known), default=0) + 1
             path = self._entries / entry_name(slot, tries)
+            durable.make_directory(self._entries)
             durable.replace_file(path, entry_text(slot, activation).encode())
             self._remove([entry for entry in known if entry.slot == slot and entry.path != path])
         except OSError as error:
@@ -198,7 +203,8 @@ def _parse(path: Path) -> Entry | None:
     if values.get("efi", "").lower() != f"/efi/orbital/{slot}.efi":
         return None
     version = values.get("version", "")
-    activation = int(version) if version.isascii() and version.isdigit() else 0
+    number = version.isascii() and version.isdigit() and len(version) <= _DIGITS
+    activation = int(version) if number else 0
     return Entry(path, slot, activation, None if match[2] is None else int(match[2]))
 
 
