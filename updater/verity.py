@@ -4,30 +4,38 @@ The tree is not fetched: it is 0.8 % of an image, cannot be compressed, and shar
 nothing between two versions, while its digests are needed here anyway to judge
 the data against the signed root hash.
 
-Format (kernel, Documentation/admin-guide/device-mapper/verity.rst, and
-cryptsetup's verity superblock, version 1): at hash_offset one block with the
-superblock, then the levels of the tree from the top (one block) down to the
-digests of the data blocks. A digest is sha256(salt + block); a block holds 128
-digests and is padded with zeros. The root hash is the digest of the top block.
+The tree itself, its format and its digests: `recovery.verity`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from manifests.index import RootImage
 from recovery.errors import TrustError
+from recovery.verity import (
+    BLOCK,
+    DIGEST,
+    PER_BLOCK,
+    SUPERBLOCK,
+    build_levels,
+    hash_blocks,
+    padded,
+    root_hash,
+    tree_size,
+)
 
-BLOCK = 4096
-DIGEST = 32
-_PER_BLOCK = BLOCK // DIGEST
-
-# signature, version, hash type, UUID, algorithm, data block size, hash block
-# size, number of data blocks, salt size, padding, salt.
-_SUPERBLOCK = struct.Struct("<8sII16s32sIIQH6x256s")
+__all__ = [
+    "BLOCK",
+    "DIGEST",
+    "HashTree",
+    "build_levels",
+    "hash_blocks",
+    "root_hash",
+    "superblock",
+    "tree_size",
+]
 
 
 class HashTree:
@@ -42,7 +50,7 @@ class HashTree:
         self._root = root
         self._salt = bytes.fromhex(root.salt)
         self._blocks = root.hash_offset // BLOCK
-        self._leaves = bytearray(-(-self._blocks // _PER_BLOCK) * BLOCK)
+        self._leaves = bytearray(-(-self._blocks // PER_BLOCK) * BLOCK)
         self._missing = self._blocks
         self._lock = threading.Lock()
 
@@ -67,7 +75,7 @@ class HashTree:
         if root_hash(levels, self._salt) != bytes.fromhex(self._root.root_hash):
             raise _wrong("the root hash of the data is not the signed one")
         offset = self._root.hash_offset
-        for part in (_padded(superblock(self._root)), *reversed(levels)):
+        for part in (padded(superblock(self._root)), *reversed(levels)):
             yield offset, part
             offset += len(part)
 
@@ -79,7 +87,7 @@ def superblock(root: RootImage) -> bytes:
     the slot (ARCHITECTURE.md, Disk).
     """
     salt = bytes.fromhex(root.salt)
-    return _SUPERBLOCK.pack(
+    return SUPERBLOCK.pack(
         b"verity\0\0",
         1,
         1,
@@ -91,46 +99,6 @@ def superblock(root: RootImage) -> bytes:
         len(salt),
         salt,
     )
-
-
-def hash_blocks(data: bytes | bytearray | memoryview, salt: bytes) -> bytes:
-    """The digests of the blocks of data, one after the other. 1.1 GB/s on one core with SHA-NI."""
-    sha256 = hashlib.sha256
-    return b"".join(
-        [sha256(salt + data[at : at + BLOCK]).digest() for at in range(0, len(data), BLOCK)]
-    )
-
-
-def build_levels(leaves: bytes | bytearray, salt: bytes) -> list[bytes | bytearray]:
-    """The levels of the tree above the data, lowest first, each padded to whole blocks.
-
-    leaves: digests of the data blocks, which become the lowest level.
-    """
-    levels: list[bytes | bytearray] = [_padded(leaves)]
-    while len(levels[-1]) > BLOCK:
-        levels.append(_padded(hash_blocks(levels[-1], salt)))
-    return levels
-
-
-def root_hash(levels: Sequence[bytes | bytearray], salt: bytes) -> bytes:
-    """The digest of the top block."""
-    return hash_blocks(levels[-1], salt)
-
-
-def tree_size(hash_offset: int) -> int:
-    """Bytes of superblock and tree for data of hash_offset bytes."""
-    blocks = 1
-    count = hash_offset // BLOCK
-    while True:
-        count = -(-count // _PER_BLOCK)
-        blocks += count
-        if count <= 1:
-            return blocks * BLOCK
-
-
-def _padded(content: bytes | bytearray) -> bytes | bytearray:
-    missing = -len(content) % BLOCK
-    return content + bytes(missing) if missing else content
 
 
 def _wrong(details: str) -> TrustError:
