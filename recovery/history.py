@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         "probation-failed",
         "state-recovered",
         "package-reverted",
+        "reset",
     ]
 else:
     EventKind = str
@@ -45,6 +46,7 @@ EVENTS = (
     "probation-failed",  # unhealthy after its commit and nothing to go back to
     "state-recovered",  # the state record was lost or damaged and has been made again
     "package-reverted",  # one package of an OS trial failed; the trial went on without its update
+    "reset",  # factory reset by the rescue system, user data kept
 )
 
 
