@@ -11,6 +11,7 @@
       interface.json     what it promises to feature packages (`manifests.interface`)
       device.json        for the factory: what the device is,
       loader/            and what its firmware starts before the slots
+      rescue.img         its partition rescue, if the board has one
     OUT/.SYSTEM_VERSION_BOARD.PID.partial   being written by process PID, or left by a kill
 """
 
@@ -29,6 +30,7 @@ from imager.cache import space_error
 from imager.root import RootFacts
 from manifests.capabilities import known_capabilities
 from manifests.catalogue import Product
+from manifests.decoding import decode_json
 from manifests.index import FORMAT, BootArtifact, OsIndex, RootImage, Stream
 from recovery.errors import ManifestError, ToolError
 
@@ -65,7 +67,7 @@ def open_build(path: Path) -> BuildDirectory:
             resolution="make it with 'orbital image build'",
         )
     try:
-        index = msgspec.json.decode((path / "index.json").read_bytes(), type=OsIndex)
+        index = decode_json((path / "index.json").read_bytes(), OsIndex)
     except msgspec.MsgspecError as error:
         raise ManifestError(
             f"cannot use {path}: its index.json is not valid",

@@ -35,7 +35,7 @@ def dependencies(data: bytes, name: str) -> Dependencies:
     """What the program or library in data needs. Raises ToolError when it is not ELF."""
     try:
         return _read(data)
-    except (struct.error, ValueError, IndexError) as error:
+    except (struct.error, ValueError, IndexError, OverflowError) as error:
         raise ToolError(
             f"cannot read which libraries {name} needs: {error}",
             resolution="the file must be a little-endian ELF program or library",

@@ -62,9 +62,12 @@ def build(kind: type[V], document: object, /, **readers: Callable[[Any], object]
 
 
 def text(value: object) -> str:
-    """A string. Raises ValueError."""
+    """A string that UTF-8 can hold. Raises ValueError."""
     if not isinstance(value, str):
         raise ValueError(f"{value!r} is not a string")
+    if not value.isascii():
+        # JSON can escape halves of a surrogate pair, which no path, log or console can hold.
+        value.encode()
     return value
 
 

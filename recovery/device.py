@@ -158,7 +158,7 @@ def decode(data: bytes, name: str = str(DEVICE_FILE)) -> DeviceConfig:
         raw["rescue"] = RescuePolicy(**{**rescue, "login": tuple(rescue.get("login", ()))})
         raw["packages"] = tuple(SystemPackage(**item) for item in raw.get("packages", ()))
         return DeviceConfig(**raw)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ManifestError(
             f"cannot use {name}: {error}",
             resolution="this file is made by 'orbital image build'; rebuild the image",

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from manifests.decoding import decode_json
 from recovery import durable
 from recovery.errors import RefusedError
 from updater.source import NoRangesError, Source
@@ -50,7 +51,7 @@ def load(path: Path) -> Usage:
     """The record; an empty one when there is none, or none that can be read: what it
     protects is a bill, and a device must not stop updating for it."""
     try:
-        usage = msgspec.json.decode(path.read_bytes(), type=Usage)
+        usage = decode_json(path.read_bytes(), Usage)
     except (OSError, msgspec.MsgspecError):
         return Usage()
     return usage if usage.format == FORMAT else Usage()

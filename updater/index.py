@@ -10,6 +10,7 @@ import re
 
 import msgspec
 
+from manifests.decoding import decode_json
 from manifests.delta import Delta
 from manifests.index import FORMAT, OsIndex, Releases, Stream
 from recovery.errors import ManifestError
@@ -27,7 +28,7 @@ _SALT = re.compile(r"([0-9a-f]{2}){0,256}")
 def decode_releases(data: bytes) -> Releases:
     """What a repository offers. Raises ManifestError when it is not valid."""
     try:
-        releases = msgspec.json.decode(data, type=Releases)
+        releases = decode_json(data, Releases)
     except msgspec.MsgspecError as error:
         raise invalid("releases.json", str(error)) from error
     if releases.format != FORMAT:
@@ -38,7 +39,7 @@ def decode_releases(data: bytes) -> Releases:
 def decode_index(data: bytes) -> OsIndex:
     """An image's index. Raises ManifestError when it is not valid."""
     try:
-        index = msgspec.json.decode(data, type=OsIndex)
+        index = decode_json(data, OsIndex)
     except msgspec.MsgspecError as error:
         raise invalid("index.json", str(error)) from error
     problem = _problem(index)
@@ -68,7 +69,7 @@ def _problem(index: OsIndex) -> str:
 def decode_delta(data: bytes, index: OsIndex) -> Delta:
     """A delta to the image. Raises ManifestError when it is not valid."""
     try:
-        delta = msgspec.json.decode(data, type=Delta)
+        delta = decode_json(data, Delta)
     except msgspec.MsgspecError as error:
         raise invalid("the delta", str(error)) from error
     problem = delta_problem(delta, index)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from manifests.decoding import decode_json
 from recovery import durable
 from recovery.slots import Slot
 
@@ -32,7 +33,7 @@ class Journal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def load(root: Path) -> Journal | None:
     """The journal in root (`/state/orbital`), or None when no install was interrupted."""
     try:
-        journal = msgspec.json.decode((root / "install.json").read_bytes(), type=Journal)
+        journal = decode_json((root / "install.json").read_bytes(), Journal)
     except (OSError, msgspec.MsgspecError):
         return None
     return journal if journal.format == FORMAT else None

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from manifests.decoding import decode_json
 from manifests.sizes import Size
 from recovery.device import DeviceConfig, UpdatePolicy
 from recovery.errors import ManifestError
@@ -48,7 +49,7 @@ def load_policy(config: DeviceConfig, root: Path = Path("/")) -> UpdatePolicy:
     except OSError as error:
         raise ManifestError(f"cannot read {path}: {error.strerror}") from error
     try:
-        override = msgspec.json.decode(data, type=_Override)
+        override = decode_json(data, _Override)
     except msgspec.MsgspecError as error:
         raise ManifestError(
             f"cannot use {path}: {error}",

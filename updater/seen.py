@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from manifests.decoding import decode_json
 from recovery import durable
 from recovery.errors import StateError, TrustError
 
@@ -46,7 +47,7 @@ def load(path: Path) -> Seen:
     except FileNotFoundError:
         return Seen()
     try:
-        seen = msgspec.json.decode(data, type=Seen)
+        seen = decode_json(data, Seen)
     except msgspec.MsgspecError as error:
         raise StateError(
             f"cannot use {path}: the record of the highest metadata versions is damaged",

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import msgspec
 
+from manifests.decoding import decode_msgpack
 from manifests.delta import Part
 from manifests.index import OsIndex, Stream
 from manifests.slices import (
@@ -30,7 +31,7 @@ from updater.runs import Payload, Piece, Run, Slice, Way, pieces
 def decode_slices(data: bytes, index: OsIndex) -> tuple[tuple[Slice, ...], tuple[Slice, ...]]:
     """The slices of root and boot. Raises ManifestError when the map is not valid."""
     try:
-        found = msgspec.msgpack.decode(data, type=SliceMap)
+        found = decode_msgpack(data, SliceMap)
         if found.format != FORMAT:
             raise ValueError(f"its format is {found.format}, expected {FORMAT}")
         parts = [_part(pack) for pack in found.packs]

@@ -33,6 +33,7 @@ from imager.pyc import compile_sources
 from imager.tools import Tools
 from imager.tree import Tree
 from manifests.architectures import DEBIAN
+from manifests.decoding import decode_json
 from manifests.interface import FORMAT, OsInterface
 from manifests.package import PackageSource
 from manifests.package_convert import device_manifest
@@ -85,7 +86,7 @@ def load_interface(build: Path) -> OsInterface:
     """What the image in a build directory promises. Raises ManifestError."""
     path = build / INTERFACE if build.is_dir() else build
     try:
-        interface = msgspec.json.decode(path.read_bytes(), type=OsInterface)
+        interface = decode_json(path.read_bytes(), OsInterface)
         if interface.format != FORMAT:
             raise ValueError(f"its format is {interface.format}, not {FORMAT}")
     except (OSError, msgspec.MsgspecError, ValueError) as error:

@@ -54,7 +54,8 @@ def read_elf(content: bytes, name: str) -> ElfFacts:
     """What the file says. Raises ToolError when it is damaged."""
     try:
         return _read(ELFFile(io.BytesIO(content)))
-    except (ELFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+    except (ELFError, ValueError, KeyError, IndexError, AttributeError, TypeError,
+            OverflowError) as error:  # fmt: skip
         # pyelftools raises whatever its parsing of damaged tables ends in.
         raise ToolError(
             f"cannot read the ELF file {name}: it is damaged", details=str(error)

@@ -67,8 +67,11 @@ def collect_wheel(path: Path, architecture: str, python: str) -> tuple[Wheel, Co
     collector = Collector(path.name)
     try:
         with zipfile.ZipFile(path) as archive:
+            _check_directory(archive, path.stat().st_size)
             files = _files(archive, collector)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError,
+            OSError, UnicodeDecodeError) as error:  # fmt: skip
+        # OSError: a place before the file's beginning, which a directory can name.
         raise ToolError(
             f"cannot unpack {path.name}: not a sound zip", details=str(error)
         ) from error
@@ -89,6 +92,13 @@ def collect_wheel(path: Path, architecture: str, python: str) -> tuple[Wheel, Co
 
 
 _Files = dict[str, tuple[bytes, int]]
+
+
+def _check_directory(archive: zipfile.ZipFile, size: int) -> None:
+    """Raises BadZipFile when the directory names what a file of size bytes cannot hold."""
+    for member in archive.infolist():
+        if not member.filename or member.compress_size > size:
+            raise zipfile.BadZipFile(f"the member {member.filename!r} is not in it")
 
 
 def _files(archive: zipfile.ZipFile, collector: Collector) -> _Files:

@@ -67,7 +67,7 @@ def fill(certificates: Iterable[Path], root: Path) -> list[str]:
 
 def find(root: Path) -> int:
     """The serial number of the keyring (proc_keys(5)). Raises LookupError, OSError."""
-    for line in (root / "proc/keys").read_text().splitlines():
+    for line in _keys(root).split("\n"):
         words = line.split(None, 8)
         if len(words) == 9 and words[7] == "keyring" and words[8].startswith(f"{_KEYRING}:"):
             return int(words[0], 16)
@@ -80,6 +80,11 @@ def requires_signatures(root: Path) -> bool:
         return (root / _REQUIRE_SIGNATURES).read_text().strip() == "1"
     except OSError:
         return False
+
+
+def _keys(root: Path) -> str:
+    # Programs choose what their keys are called: any bytes, though no newline.
+    return (root / "proc/keys").read_text(errors="replace")
 
 
 def _add(keyring: int, certificate: bytes) -> None:

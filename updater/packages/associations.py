@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from manifests.decoding import decode_json
 from recovery.errors import RefusedError, StateError
 from recovery.packages.paths import Paths
 
@@ -42,7 +43,7 @@ def load(root: Path = Path("/")) -> tuple[Handler, ...]:
     """What is registered now; nothing when no packages are active. Raises StateError."""
     path = Paths(root).associations
     try:
-        registry = msgspec.json.decode(path.read_bytes(), type=Registry)
+        registry = decode_json(path.read_bytes(), Registry)
     except FileNotFoundError:
         return ()
     except (OSError, msgspec.MsgspecError) as error:

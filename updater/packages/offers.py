@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from manifests.constraints import is_constraint
+from manifests.decoding import decode_json
 from manifests.fields import CapabilityName, InterfaceName, InterfaceVersion, Name
 from manifests.package_delta import package_delta_target
 from manifests.package_index import FORMAT, PackageRelease, PackageReleases
@@ -128,7 +129,7 @@ def _path(name: str) -> str:
 def decode(data: bytes, path: str) -> PackageReleases:
     """releases.json of a package. Raises ManifestError when it is not valid."""
     try:
-        document = msgspec.json.decode(data, type=PackageReleases)
+        document = decode_json(data, PackageReleases)
     except msgspec.MsgspecError as error:
         raise invalid(path, str(error)) from error
     problem = _problem(document)

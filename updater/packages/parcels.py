@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from manifests.decoding import decode_json
 from manifests.package_delta import FORMAT, PackageDelta
 from manifests.package_index import PackageRelease
 from recovery.errors import OrbitalError
@@ -104,7 +105,7 @@ def cheapest(name: str, release: PackageRelease, deltas: Iterable[PackageDelta])
 def decode_delta(data: bytes, release: PackageRelease, base: str) -> PackageDelta:
     """A delta to the release from the image with the digest base. Raises ManifestError."""
     try:
-        delta = msgspec.json.decode(data, type=PackageDelta)
+        delta = decode_json(data, PackageDelta)
     except msgspec.MsgspecError as error:
         raise invalid("the delta", str(error)) from error
     problem = _problem(delta, release, base)

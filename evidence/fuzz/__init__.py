@@ -1,0 +1,1 @@
+"""Fuzzing of every parser that reads bytes which Orbital did not write (docs/hostile.md)."""

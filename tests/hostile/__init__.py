@@ -1,0 +1,1 @@
+"""Hostile and broken input: fuzzing, repositories that attack, edited state, full disks."""
