@@ -169,16 +169,17 @@ def disk_errors(
         "blockdev-add",
         {"driver": "blkdebug", "node-name": node, "image": "image0", "inject-error": [rule]},
     )
-    _attach_disk(machine, node)
+    attach_disk(machine, node)
     try:
         yield
     finally:
         if machine.running:
-            _attach_disk(machine, "image0")
+            attach_disk(machine, "image0")
             machine.qmp.execute("blockdev-del", {"node-name": node})
 
 
-def _attach_disk(machine: Machine, node: str) -> None:
+def attach_disk(machine: Machine, node: str) -> None:
+    """Puts the guest's disk on another node of QEMU's block layer, which shows the same bytes."""
     device = _disk_device(machine)
     machine.qmp.execute("qom-set", {"path": device, "property": "drive", "value": node})
 

@@ -23,6 +23,7 @@ from qemu.sockets import Listeners
 Format = Literal["raw", "qcow2"]
 _DAEMON = "qemu-storage-daemon"
 _START_SECONDS = 20
+_COPY = 1 << 20
 
 
 def disk_format(path: Path) -> Format:
@@ -109,19 +110,30 @@ def _job(qmp: Qmp, name: str, options: dict[str, Any]) -> None:
         raise MachineError(f"cannot create a disk: {failed}")
 
 
+def export_raw(path: Path, output: Path) -> None:
+    """Copies what a disk shows into a raw, sparse file; its machine must be stopped or off."""
+    with open_disk(path, shared=True) as disk, output.open("wb") as out:
+        out.truncate(disk.size)
+        for start in range(0, disk.size, _COPY):
+            data = disk.read(start, min(_COPY, disk.size - start))
+            if data.count(0) != len(data):
+                out.seek(start)
+                out.write(data)
+
+
 @contextmanager
-def open_disk(path: Path, *, writable: bool = False) -> Iterator[NbdClient]:
+def open_disk(path: Path, *, writable: bool = False, shared: bool = False) -> Iterator[NbdClient]:
     """The bytes of a disk as a guest would see them. No machine may run on it.
 
+    shared: a machine that stands still may have it open, too.
     Raises MachineExited, with QEMU's reason, when the file is locked or no disk.
     """
+    access = f"read-only={'off' if writable else 'on'}" + (",force-share=on" if shared else "")
     options = [
         "--blockdev",
-        f"driver=file,node-name=file,filename={quote(path.resolve())},"
-        f"read-only={'off' if writable else 'on'}",
+        f"driver=file,node-name=file,filename={quote(path.resolve())},{access}",
         "--blockdev",
-        f"driver={disk_format(path)},node-name=disk,file=file,"
-        f"read-only={'off' if writable else 'on'}",
+        f"driver={disk_format(path)},node-name=disk,file=file,{access}",
     ]
     with _daemon(*options) as (qmp, listeners):
         server = listeners.directory / "nbd"
