@@ -33,6 +33,24 @@ def command_line(
         f"orbital.slots={','.join(labels[slot] for slot in SLOTS)}",
         f"orbital.state={board.state_partition.label}",
     ]
+    record, rescue = board.environment_partition, board.rescue_partition
+    if record and rescue:
+        words.append(f"orbital.starts={record.label}")
+        # Whom the initramfs asks for rescue, beside the record: what does not read it.
+        if board.boot_control == "systemd-boot":
+            words.append("orbital.oneshot=efi")
+    return _line(board, words, extra)
+
+
+def rescue_command_line(board: Board, extra: Sequence[str] = ()) -> str:
+    """The kernel command line of the rescue system: its root is in its initramfs.
+
+    extra: the system's own arguments. Raises as `command_line`.
+    """
+    return _line(board, ["orbital.rescue=1"], extra)
+
+
+def _line(board: Board, words: list[str], extra: Sequence[str]) -> str:
     if board.watchdog:
         watchdog = board.watchdog
         words.append(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import gzip
 import lzma
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -78,7 +78,15 @@ def prepare_base(
     """
     source = product.base_path
     if source is None:
-        directory = _debian(product, cache, mirror, refresh)
+        debian = product.manifest.base.debian
+        directory = _debian(
+            product.debian_packages,
+            DEBIAN[product.board.architecture],
+            cache,
+            mirror=mirror,
+            refresh=refresh,
+            without_scripts=sorted(debian.without_scripts) if debian else [],
+        )
     else:
         _check_source(source, product)
         code: list[Input] = [Path(archive.__file__), Path(tree.__file__)]
@@ -87,16 +95,44 @@ def prepare_base(
     return BaseSystem(directory / "base.tar", parse_lock(text))
 
 
-def _debian(product: Product, cache: Cache, mirror: Mirror | None, refresh: bool) -> Path:
-    architecture = DEBIAN[product.board.architecture]
-    packages, missing = split_missing(product.debian_packages, architecture)
+def debian_base(
+    wanted: tuple[str, ...],
+    architecture: str,
+    cache: Cache,
+    *,
+    mirror: Mirror | None = None,
+    refresh: bool = False,
+    without_scripts: Sequence[str] = (),
+) -> BaseSystem:
+    """A base of Debian packages, which need not be a product's; see `prepare_base`.
+
+    architecture: Debian's name.
+    """
+    directory = _debian(
+        wanted,
+        architecture,
+        cache,
+        mirror=mirror,
+        refresh=refresh,
+        without_scripts=without_scripts,
+    )
+    return BaseSystem(directory / "base.tar", parse_lock((directory / LOCK_MEMBER).read_text()))
+
+
+def _debian(
+    wanted: tuple[str, ...],
+    architecture: str,
+    cache: Cache,
+    *,
+    mirror: Mirror | None,
+    refresh: bool,
+    without_scripts: Sequence[str],
+) -> Path:
+    packages, missing = split_missing(wanted, architecture)
     archives = _fetch(packages, architecture, cache, mirror, refresh)
     built = [
         build_missing(item, architecture, cache, mirror=mirror, refresh=refresh) for item in missing
     ]
-
-    debian = product.manifest.base.debian
-    without_scripts = sorted(debian.without_scripts) if debian else []
 
     def build(directory: Path) -> None:
         parts = directory / "parts"

@@ -57,6 +57,9 @@ def build_factory_disk(
             reporter.stage("boot partitions")
             for label, image in firmware.boot_partitions(factory, tools).items():
                 _place(image, disk, layout.extent(label).start)
+            rescue = board.rescue_partition
+            if rescue is not None:
+                _place(build / "rescue.img", disk, layout.extent(rescue.label).start)
             _place_boot_sector(firmware.boot_sector(factory), disk)
             reporter.stage("slot a")
             _place(build / "root.img", disk, layout.extent(board.slot_partition("a").label).start)
@@ -78,6 +81,12 @@ def _check(factory: Factory) -> None:
             f"cannot make a disk for board {board.board} from {build}:"
             f" the image is for board {config.board}",
             resolution=f"use --board {config.board}, or build the image for {board.board}",
+        )
+    if board.rescue_partition is not None and not (build / "rescue.img").is_file():
+        raise ManifestError(
+            f"cannot make a disk from {build}: it has no rescue.img",
+            details=f"board {board.board} has a partition with role rescue",
+            resolution="build the image again",
         )
     slot = layout.extent(board.slot_partition("a").label)
     length = (build / "root.img").stat().st_size

@@ -39,6 +39,7 @@ from imager.interface import encode_interface, os_interface
 from imager.kernel import Kernel, prepare_kernel
 from imager.lock import parse_lock
 from imager.mirror import Mirror
+from imager.rescue.build import build_rescue, rescue_base
 from imager.root import RootFacts, build_root
 from imager.sbom import make_sbom
 from imager.segments import LEVEL, cut
@@ -100,8 +101,9 @@ def build_image(product: Product, output: Path, workshop: Workshop) -> Path:
     artifact = _boot_artifact(product, kernel, files, (root_stage, initramfs), workshop)
     loader = _loader(product, workshop)
     _check_sizes(product, root_stage, (artifact, loader))
+    rescue = _rescue(product, kernel, loader, workshop)
     sbom = _sbom(product, base, kernel, files, workshop)
-    return _publish(product, (root_stage, artifact, loader), sbom, output, workshop)
+    return _publish(product, (root_stage, artifact, loader, rescue), sbom, output, workshop)
 
 
 def read_index(build: Path) -> OsIndex:
@@ -244,6 +246,13 @@ def _loader(product: Product, workshop: Workshop) -> Path:
     return workshop.cache.stage("loader", inputs, build)
 
 
+def _rescue(product: Product, kernel: Kernel, loader: Path, workshop: Workshop) -> Path | None:
+    """The image of the partition rescue; None for a board without one."""
+    if product.board.rescue_partition is None:
+        return None
+    return build_rescue(product, rescue_base(product, workshop), kernel, loader, workshop)
+
+
 def _sbom(
     product: Product, base: BaseSystem, kernel: Kernel, files: FirmwareFiles, workshop: Workshop
 ) -> bytes:
@@ -264,13 +273,13 @@ def _sbom(
 
 def _publish(
     product: Product,
-    stages: tuple[Path, Path, Path],
+    stages: tuple[Path, Path, Path, Path | None],
     sbom: bytes,
     output: Path,
     workshop: Workshop,
 ) -> Path:
     """Segments (stages "segments") and index; then the build directory, in one step."""
-    root_stage, artifact, loader = stages
+    root_stage, artifact, loader, rescue = stages
     facts = read_facts(root_stage)
     # The hash tree behind the data is not published: devices compute it.
     root_stream, root_chunks = _cut(root_stage / "root.img", workshop, facts.hash_offset)
@@ -290,6 +299,7 @@ def _publish(
         "interface.json": root_stage / "interface.json",
         "boot.img": artifact / "boot.img",
         **{f"loader/{path.name}": path for path in sorted(loader.iterdir())},
+        **({"rescue.img": rescue} if rescue else {}),
     }
     workshop.reporter.stage("output")
     chunks = [root_chunks, boot_chunks]

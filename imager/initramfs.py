@@ -8,6 +8,7 @@
                              architecture works; its libraries at their paths
     modules/watchdog/NN-NAME.ko   loaded first, in the order of NN
     modules/root/NN-NAME.ko       loaded next
+    rescue.erofs             root of the rescue system, in its initramfs only
     hooks/NN-NAME            programs of the board or system; a failure fails the boot
     dev proc run sys sysroot mount points
 """
@@ -37,13 +38,15 @@ def initramfs_tree(
     watchdog: Sequence[tuple[str, Path]],
     modules: Sequence[tuple[str, Path]],
     hooks: Mapping[str, bytes] | None = None,
+    rescue: Path | None = None,
 ) -> Tree:
     """The content of the initramfs.
 
     root: tree of the root image (with busybox-static and dmsetup). watchdog,
     modules: names and decompressed files as of `imager.kernel.Kernel.module_files`,
     in the order to load. A module in both is loaded with the watchdog. hooks: by
-    file name, run in the order of their names.
+    file name, run in the order of their names. rescue: the root of the rescue system (erofs),
+    for its own initramfs, which opens nothing else.
     Raises ManifestError when the root image lacks a program or a library.
     """
     tree = Tree()
@@ -51,7 +54,7 @@ def initramfs_tree(
         tree.directory(name)
     init = resources.files("imager").joinpath("initramfs", "init").read_bytes()
     tree.file("init", init, 0o755)
-    for name in _PROGRAMS:
+    for name in ("busybox",) if rescue else _PROGRAMS:
         _add_program(tree, root, name)
     for applet in APPLETS:
         tree.symlink(f"bin/{applet}", "busybox")
@@ -60,6 +63,8 @@ def initramfs_tree(
     _add_modules(tree, "modules/root", [item for item in modules if item[0] not in early])
     for name, content in (hooks or {}).items():
         tree.file(f"hooks/{name}", content, 0o755)
+    if rescue:
+        tree.host_file("rescue.erofs", rescue)
     return tree
 
 

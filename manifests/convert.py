@@ -6,7 +6,7 @@ import dataclasses
 
 from manifests.catalogue import Product
 from manifests.health import device_check
-from manifests.system import device_trial, device_update
+from manifests.system import device_rescue, device_trial, device_update
 from recovery import device
 
 
@@ -37,6 +37,11 @@ def device_config(product: Product, built: int) -> device.DeviceConfig:
         health=tuple(device_check(check) for check in product.health),
         trial=dataclasses.replace(trial, tries=1) if board.boot_control == "tryboot" else trial,
         update=device_update(manifest.update),
+        rescue=device_rescue(
+            manifest.rescue,
+            board.rescue_partition.label if board.rescue_partition else "",
+            environment.label if environment else "",
+        ),
         packages=tuple(
             device.SystemPackage(
                 package.manifest.package, package.manifest.version, package.manifest.summary

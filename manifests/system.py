@@ -303,3 +303,14 @@ def device_update(update: Update) -> device.UpdatePolicy:
         budget_update=update.budget.per_update or 0,
         budget_month=update.budget.per_month or 0,
     )
+
+
+def device_rescue(rescue: Rescue, partition: str, record: str) -> device.RescuePolicy:
+    """The policy as device programs read it. partition, record: labels on the board's disk."""
+    return device.RescuePolicy(
+        partition=partition,
+        record=record,
+        network=rescue.network,
+        state=rescue.state,
+        login=rescue.login,
+    )

@@ -24,8 +24,8 @@ from imager import archive
 from imager.archive import write_cpio
 from imager.cache import Input
 from imager.firmware.grub_environment import factory_environment
-from imager.firmware.kind import Factory, Ingredients
-from imager.layout import SECTOR
+from imager.firmware.kind import FIRMWARE_IMAGE, Factory, Ingredients, raw_rescue
+from imager.layout import SECTOR, plan_layout
 from imager.signing import PeSigner
 from imager.tools import Tools
 from imager.tree import Tree
@@ -125,13 +125,25 @@ class Grub:
         """The partition of a slot."""
         return min(board.boot_slot_partition(slot).size for slot in SLOTS)
 
+    def loader_copies(
+        self, board: Board, loader: Path, work: Path, _tools: Tools, *, built: int
+    ) -> Mapping[str, Path | bytes]:
+        """The core image as it lies on the disk."""
+        del built  # It has no time.
+        return {FIRMWARE_IMAGE: _core_partition(board, loader, work)}
+
+    def write_rescue(
+        self, board: Board, artifact: Path, output: Path, _tools: Tools, *, built: int
+    ) -> None:
+        """The archive as it is."""
+        del built
+        raw_rescue(board, artifact, output)
+
     def boot_partitions(self, factory: Factory, _tools: Tools) -> Mapping[str, Path]:
         """GRUB, the record, and the boot artifact of slot a."""
         board = factory.board
         label = board.boot_partition.label
-        core = factory.work / "core.img"
-        first = factory.layout.extent(label).start // SECTOR
-        core.write_bytes(placed_core((factory.loader / "core.img").read_bytes(), first))
+        core = _core_partition(board, factory.loader, factory.work)
         images = {label: core, board.boot_slot_labels["a"]: factory.artifact}
         if board.environment_partition:
             record = factory.work / "environment"
@@ -143,6 +155,13 @@ class Grub:
         """boot.img, which knows where the core image is."""
         first = factory.layout.extent(factory.board.boot_partition.label).start // SECTOR
         return placed_boot_code((factory.loader / "boot.img").read_bytes(), first)
+
+
+def _core_partition(board: Board, loader: Path, work: Path) -> Path:
+    first = plan_layout(board).extent(board.boot_partition.label).start // SECTOR
+    core = work / "core.img"
+    core.write_bytes(placed_core((loader / "core.img").read_bytes(), first))
+    return core
 
 
 def boot_cfg(command_line: str) -> str:

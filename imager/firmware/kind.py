@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +12,9 @@ from imager.cache import Input
 from imager.layout import DiskLayout
 from imager.signing import PeSigner
 from imager.tools import Tools
-from manifests.board import Board
+from manifests.board import ALIGNMENT, Board
 from recovery.device import DeviceConfig
+from recovery.errors import ManifestError
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Ingredients:
     linux: the kernel as Debian packs it. device_tree: of the board, None for the
     firmware's own. uname: the kernel's release. os_release: the image's, with
     IMAGE_ID and IMAGE_VERSION. built: seconds since the epoch. firmware_files: by name,
-    as `imager.firmware_files` fetched them.
+    as `imager.firmware_files` fetched them. packed: the kernel stays or gets compressed, for an
+    artifact that no update makes deltas of.
     """
 
     board: Board
@@ -34,6 +37,10 @@ class Ingredients:
     built: int
     device_tree: Path | None = None
     firmware_files: Mapping[str, Path] = field(default_factory=dict)
+    packed: bool = False
+
+
+FIRMWARE_IMAGE = "firmware.img"
 
 
 @dataclass(frozen=True)
@@ -90,8 +97,43 @@ class Firmware(Protocol):
     def room_for_artifact(self, board: Board, loader: int) -> int:
         """Bytes that a boot artifact may have. loader: bytes that `build_loader` wrote."""
 
+    def loader_copies(
+        self, board: Board, loader: Path, work: Path, tools: Tools, *, built: int
+    ) -> Mapping[str, Path | bytes]:
+        """What the rescue system can put back in front of the slots, by path.
+
+        Files as they lie on the ESP, or `FIRMWARE_IMAGE`, the whole partition that firmware
+        reads. loader: what `build_loader` made. work: for scratch files. May be nothing.
+        """
+
+    def write_rescue(
+        self, board: Board, artifact: Path, output: Path, tools: Tools, *, built: int
+    ) -> None:
+        """Writes what the factory puts into the partition rescue.
+
+        artifact: the boot artifact of the rescue system (`build_artifact`). Raises ManifestError
+        when it does not fit.
+        """
+
     def boot_partitions(self, factory: Factory, tools: Tools) -> Mapping[str, Path]:
         """Images of the partitions that make a factory device boot slot a, by label."""
 
     def boot_sector(self, factory: Factory) -> bytes:
         """What goes into the first 440 bytes of the disk: at most so many, or none."""
+
+
+def raw_rescue(board: Board, artifact: Path, output: Path) -> None:
+    """`Firmware.write_rescue` where the partition holds the artifact as it is."""
+    check_rescue(board, artifact.stat().st_size)
+    shutil.copyfile(artifact, output)
+
+
+def check_rescue(board: Board, needed: int) -> None:
+    """Raises ManifestError when the partition rescue has less than needed bytes."""
+    part = board.rescue_partition
+    if part is not None and needed > part.size:
+        raise ManifestError(
+            f"cannot put the rescue system of {needed} bytes into the partition {part.label}"
+            f" of {part.size} bytes",
+            resolution=f'write size "{-(-needed // ALIGNMENT)}MiB" for it in the board file',
+        )

@@ -33,7 +33,7 @@ from pathlib import Path
 from imager.cache import Input
 from imager.firmware import fat
 from imager.firmware.fat import make_fat
-from imager.firmware.kind import Factory, Ingredients
+from imager.firmware.kind import Factory, Ingredients, raw_rescue
 from imager.signing import PeSigner
 from imager.tools import Tools
 from manifests.board import Board, RaspberryPi
@@ -102,6 +102,20 @@ class RaspberryPiFirmware:
     def room_for_artifact(self, board: Board, _loader: int) -> int:
         """The slot's boot partition is its alone."""
         return board.boot_slot_partition("a").size
+
+    def loader_copies(
+        self, _board: Board, _loader: Path, _work: Path, _tools: Tools, *, built: int
+    ) -> Mapping[str, Path | bytes]:
+        """Nothing: the firmware's partition holds the record, which is made again."""
+        del built
+        return {}
+
+    def write_rescue(
+        self, board: Board, artifact: Path, output: Path, _tools: Tools, *, built: int
+    ) -> None:
+        """The FAT as it is."""
+        del built
+        raw_rescue(board, artifact, output)
 
     def boot_partitions(self, factory: Factory, tools: Tools) -> Mapping[str, Path]:
         """The record that names slot a, and its artifact."""

@@ -12,6 +12,7 @@ auto-entries no
 auto-firmware no
 secure-boot-enroll off
 """
+RESCUE_ENTRY = "orbital-rescue.conf"
 LOADER_PATHS = {
     "x86_64": "EFI/BOOT/BOOTX64.EFI",
     "aarch64": "EFI/BOOT/BOOTAA64.EFI",
@@ -28,3 +29,11 @@ def loader_source(architecture: str) -> str:
 def driver_path(architecture: str) -> str:
     """Where systemd-boot finds the watchdog driver on the ESP."""
     return f"EFI/systemd/drivers/orbital-watchdog{EFI_SUFFIXES[architecture]}.efi"
+
+
+def rescue_entry(path: str) -> str:
+    """The entry of the rescue system, at path on its partition.
+
+    No tries, so before slots that have used up theirs; version 0, so after all others.
+    """
+    return f"title Orbital rescue\nsort-key orbital\nversion 0\nefi /{path}\n"

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from imager.cache import Input
 from imager.firmware.fat import make_fat
-from imager.firmware.kind import Factory, Ingredients
+from imager.firmware.kind import FIRMWARE_IMAGE, Factory, Ingredients, raw_rescue
 from imager.signing import PeSigner
 from imager.tools import Tools
 from manifests.board import Architecture, Board, UBoot
@@ -55,7 +55,7 @@ _FIT = """\
 			type = "kernel";
 			os = "linux";
 			arch = "{arch}";
-			compression = "none";
+			compression = "{compression}";
 			load = <{address}>;
 			entry = <{address}>;
 			hash-1 {{ algo = "sha256"; }};
@@ -115,12 +115,16 @@ class UBootFirmware:
         with tempfile.TemporaryDirectory(prefix="orbital-fit.") as directory:
             # Fixed relative names: no path of this machine gets into the FIT.
             where = Path(directory)
-            (where / "kernel").write_bytes(_unpacked(ingredients.linux.read_bytes()))
+            kernel = _unpacked(ingredients.linux.read_bytes())
+            if ingredients.packed:
+                kernel = gzip.compress(kernel, mtime=0)
+            (where / "kernel").write_bytes(kernel)
             (where / "ramdisk").write_bytes(ingredients.initramfs.read_bytes())
             (where / "arguments").write_bytes(arguments_script(ingredients.command_line))
             if ingredients.device_tree:
                 (where / "fdt").write_bytes(ingredients.device_tree.read_bytes())
-            (where / "fit.its").write_text(fit_source(ingredients.board))
+            compression = "gzip" if ingredients.packed else "none"
+            (where / "fit.its").write_text(fit_source(ingredients.board, compression))
             tools.run(
                 "mkimage", "-q", "-f", "fit.its", "fit",
                 cwd=where,
@@ -148,20 +152,24 @@ class UBootFirmware:
         """The partition is the artifact's alone."""
         return board.boot_slot_partition("a").size
 
+    def loader_copies(
+        self, board: Board, loader: Path, work: Path, tools: Tools, *, built: int
+    ) -> Mapping[str, Path | bytes]:
+        """The file system with the script."""
+        return {FIRMWARE_IMAGE: _script_partition(board, loader, work, tools, built)}
+
+    def write_rescue(
+        self, board: Board, artifact: Path, output: Path, _tools: Tools, *, built: int
+    ) -> None:
+        """The FIT as it is."""
+        del built
+        raw_rescue(board, artifact, output)
+
     def boot_partitions(self, factory: Factory, tools: Tools) -> Mapping[str, Path]:
         """The script, the record and the artifact of slot a."""
         board, label = factory.board, factory.board.boot_partition.label
-        firmware = factory.work / label
-        size = factory.layout.extent(label).size
-        make_fat(
-            firmware,
-            size,
-            {SCRIPT: factory.loader / SCRIPT},
-            tools,
-            name="FIRMWARE",
-            built=factory.config.built,
-            bits=_fat_bits(size),
-        )
+        built = factory.config.built
+        firmware = _script_partition(board, factory.loader, factory.work, tools, built)
         record = factory.work / "record"
         record.write_bytes(factory_environment())
         environment = board.environment_partition
@@ -175,6 +183,21 @@ class UBootFirmware:
     def boot_sector(self, _factory: Factory) -> bytes:
         """U-Boot is in the board's own flash, or where the device maker puts it."""
         return b""
+
+
+def _script_partition(board: Board, loader: Path, work: Path, tools: Tools, built: int) -> Path:
+    part = board.boot_partition
+    image = work / part.label
+    make_fat(
+        image,
+        part.size,
+        {SCRIPT: loader / SCRIPT},
+        tools,
+        name="FIRMWARE",
+        built=built,
+        bits=_fat_bits(part.size),
+    )
+    return image
 
 
 def factory_environment() -> bytes:
@@ -198,8 +221,8 @@ def arguments_script(command_line: str) -> bytes:
     return f"setenv bootargs '{command_line}'\n".encode()
 
 
-def fit_source(board: Board) -> str:
-    """The FIT's description for mkimage. Raises ManifestError."""
+def fit_source(board: Board, compression: str = "none") -> str:
+    """The FIT's description for mkimage. compression: of the kernel. Raises ManifestError."""
     arch = _ARCHITECTURES.get(board.architecture)
     if arch is None:
         raise ManifestError(
@@ -210,6 +233,7 @@ def fit_source(board: Board) -> str:
     own = board.kernel.device_tree is not None
     return _FIT.format(
         arch=arch,
+        compression=compression,
         address=_u_boot(board).kernel_address,
         device_tree=_FIT_DEVICE_TREE.format(arch=arch) if own else "",
         fdt='\t\t\tfdt = "fdt";\n' if own else "",

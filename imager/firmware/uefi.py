@@ -10,8 +10,15 @@ from imager.cache import Input
 from imager.firmware import efi_driver, systemd_boot, uki
 from imager.firmware.efi_driver import build_watchdog_driver
 from imager.firmware.fat import make_fat
-from imager.firmware.kind import Factory, Ingredients
-from imager.firmware.systemd_boot import LOADER_CONF, LOADER_PATHS, driver_path, loader_source
+from imager.firmware.kind import Factory, Ingredients, check_rescue
+from imager.firmware.systemd_boot import (
+    LOADER_CONF,
+    LOADER_PATHS,
+    RESCUE_ENTRY,
+    driver_path,
+    loader_source,
+    rescue_entry,
+)
 from imager.firmware.uki import build_uki
 from imager.signing import PeSigner
 from imager.tools import Tools
@@ -20,6 +27,7 @@ from recovery.bootcontrol.systemd_boot import entry_text
 
 # Entries, and FAT's own tables.
 _MARGIN = 4 << 20
+_RESCUE_MARGIN = 2 << 20
 
 
 class Uefi:
@@ -49,6 +57,7 @@ class Uefi:
             signer=signer,
             output=output,
             tools=tools,
+            packed=ingredients.packed,
         )
 
     def loader_inputs(self, board: Board, signer: PeSigner) -> Mapping[str, Input]:
@@ -78,20 +87,42 @@ class Uefi:
         """One artifact a slot, and a third while an update stages its own."""
         return (board.boot_partition.size - loader - _MARGIN) // 3
 
+    def loader_copies(
+        self, board: Board, loader: Path, _work: Path, _tools: Tools, *, built: int
+    ) -> Mapping[str, Path | bytes]:
+        """The ESP but for artifacts and entries."""
+        del built
+        return _loader_files(board, loader)
+
+    def write_rescue(
+        self, board: Board, artifact: Path, output: Path, tools: Tools, *, built: int
+    ) -> None:
+        """A FAT with the artifact where firmware looks by itself, and an entry for systemd-boot.
+
+        The loader reads the entry because of the partition's type (XBOOTLDR); the firmware finds
+        the artifact, named like a loader, when the ESP's is gone.
+        """
+        part = board.rescue_partition
+        assert part is not None  # The caller builds rescue for boards with one.
+        check_rescue(board, artifact.stat().st_size + _RESCUE_MARGIN)
+        path = LOADER_PATHS[board.architecture]
+        files: dict[str, Path | bytes] = {
+            path: artifact,
+            f"loader/entries/{RESCUE_ENTRY}": rescue_entry(path).encode(),
+            "loader/entries.srel": b"type1\n",
+        }
+        make_fat(output, part.size, files, tools, name="RESCUE", built=built)
+
     def boot_partitions(self, factory: Factory, tools: Tools) -> Mapping[str, Path]:
         """The ESP: loader, watchdog driver, artifact and entry of slot a."""
         board = factory.board
         files: dict[str, Path | bytes] = {
-            "loader/loader.conf": LOADER_CONF.encode(),
+            **_loader_files(board, factory.loader),
             # The factory's generation is committed: no tries to count. 1 is the first
             # activation number.
             "loader/entries/orbital-a.conf": entry_text("a", 1).encode(),
-            "loader/entries.srel": b"type1\n",
-            LOADER_PATHS[board.architecture]: factory.loader / "loader.efi",
             "EFI/orbital/a.efi": factory.artifact,
         }
-        if (factory.loader / "watchdog.efi").exists():
-            files[driver_path(board.architecture)] = factory.loader / "watchdog.efi"
         label = board.boot_partition.label
         image = factory.work / label
         size = factory.layout.extent(label).size
@@ -101,3 +132,15 @@ class Uefi:
     def boot_sector(self, _factory: Factory) -> bytes:
         """Firmware reads the ESP."""
         return b""
+
+
+def _loader_files(board: Board, loader: Path) -> dict[str, Path | bytes]:
+    """What lies on every ESP of the board, whatever is in the slots."""
+    files: dict[str, Path | bytes] = {
+        "loader/loader.conf": LOADER_CONF.encode(),
+        "loader/entries.srel": b"type1\n",
+        LOADER_PATHS[board.architecture]: loader / "loader.efi",
+    }
+    if (loader / "watchdog.efi").exists():
+        files[driver_path(board.architecture)] = loader / "watchdog.efi"
+    return files

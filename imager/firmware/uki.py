@@ -32,12 +32,14 @@ def build_uki(
     signer: PeSigner,
     output: Path,
     tools: Tools,
+    packed: bool = False,
 ) -> None:
     """Assembles and signs the UKI; the same inputs give the same bytes.
 
     os_release: the image's, with IMAGE_ID and IMAGE_VERSION. uname: the
-    kernel's release. Raises ManifestError for an architecture without UEFI
-    stub, ToolError when ukify or signing fails.
+    kernel's release. packed: the kernel stays as it is.
+    Raises ManifestError for an architecture without UEFI stub, ToolError when
+    ukify or signing fails.
     """
     if architecture not in _STUBS:
         raise ManifestError(
@@ -49,7 +51,8 @@ def build_uki(
     with tempfile.TemporaryDirectory(prefix="orbital-uki.") as directory:
         where = Path(directory)
         kernel = linux.read_bytes()
-        (where / "linux").write_bytes(open_kernel(kernel) or kernel)
+        opened = None if packed else open_kernel(kernel)
+        (where / "linux").write_bytes(opened or kernel)
         (where / "os-release").write_bytes(os_release)
         (where / "cmdline").write_text(command_line)
         unsigned = where / "unsigned.efi"

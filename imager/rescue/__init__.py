@@ -1,0 +1,1 @@
+"""The rescue system: what is in it, and its boot artifact."""
