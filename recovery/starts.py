@@ -4,10 +4,11 @@
 a rescue system. Text, as GRUB's `load_env` and U-Boot's `env import -t` read it:
 
     # GRUB Environment Block
+    orbital_asked=0          how often in a row rescue was asked for and did not come, 0 to 9;
+                             first, because U-Boot's script changes this one byte, at 39
     orbital_next=rescue      or nothing: an ordinary start
     orbital_action=          nothing, "reset" or "erase": what rescue has been asked to do
     orbital_reason=TEXT      why rescue was asked for
-    orbital_asked=0          how often in a row rescue was asked for and did not come, 0 to 9
     orbital_image=32HEX      the image whose unfinished starts are counted, or nothing
     orbital_starts=0         those starts, 0 to 99
     orbital_rescued=0        slots that rescue has started since a start was healthy, 0 to 99
@@ -48,6 +49,8 @@ SIZE = 512
 SIGNATURE = b"# GRUB Environment Block\n"
 LONGEST_REASON = 120
 MOST_ASKED = 9
+ASKED_IN_VAIN = 3
+"""Asked so often, and the loader never started rescue: nobody asks again for this wish."""
 MOST = 99
 ASKED_BY = "asked by "
 """How the reason begins when a person asked: rescue then does nothing by itself."""
@@ -57,10 +60,10 @@ _REASON = re.compile(r"(?:[!-\"$-\[\]-~](?:[ -\"$-\[\]-~]{0,118}[!-\"$-\[\]-~])?
 _FORBIDDEN = re.compile(r"[^ -\"$-\[\]-~]", re.ASCII)
 _RECORD = re.compile(
     rb"# GRUB Environment Block\n"
+    rb"orbital_asked=([0-9])\n"
     rb"orbital_next=(|rescue)\n"
     rb"orbital_action=(|reset|erase)\n"
     rb"orbital_reason=([^\n]*)\n"
-    rb"orbital_asked=([0-9])\n"
     rb"orbital_image=(|[0-9a-f]{32})\n"
     rb"orbital_starts=([0-9]|[1-9][0-9])\n"
     rb"orbital_rescued=([0-9]|[1-9][0-9])\n"
@@ -95,7 +98,7 @@ def parse(data: bytes) -> Starts:
     match = _RECORD.fullmatch(data[:SIZE])
     if match is None or len(data) < SIZE:
         return Starts()
-    following, action, reason, asked, image, starts, rescued = (
+    asked, following, action, reason, image, starts, rescued = (
         part.decode("latin-1") for part in match.groups()
     )
     if not _REASON.fullmatch(reason):
@@ -114,10 +117,10 @@ def parse(data: bytes) -> Starts:
 def to_bytes(record: Starts) -> bytes:
     """The sector. Counts stop at their highest value; the reason is made fit (`plain_reason`)."""
     lines = (
+        f"orbital_asked={min(record.asked, MOST_ASKED)}\n"
         f"orbital_next={'rescue' if record.rescue else ''}\n"
         f"orbital_action={record.action}\n"
         f"orbital_reason={plain_reason(record.reason)}\n"
-        f"orbital_asked={min(record.asked, MOST_ASKED)}\n"
         f"orbital_image={record.image}\n"
         f"orbital_starts={min(record.starts, MOST)}\n"
         f"orbital_rescued={min(record.rescued, MOST)}\n"
@@ -142,7 +145,10 @@ def healthy(record: Starts, *, volatile: bool = False) -> Starts:
 
     volatile: the state partition could not be used. Rescue has been there for it
     in vain, or may not help: to forget that would be to ask again at every start.
+    A wish that could not be fulfilled ends here: else it would cost restarts for ever.
     """
+    if record.asked >= ASKED_IN_VAIN:
+        record = replace(record, rescue=False, action="", reason="")
     return replace(record, image="", starts=0, asked=0, rescued=record.rescued if volatile else 0)
 
 

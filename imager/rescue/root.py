@@ -103,6 +103,8 @@ def rescue_tree(
     programs = (*_PROGRAMS, *(_LOGIN_PROGRAMS if login else ()))
     wanted = [_program(base, name) for name in programs]
     wanted.append(base.resolve("usr/bin/python3"))
+    # Python's cryptography does not begin without it.
+    wanted += base.glob("usr/lib/*/ossl-modules/legacy.so")
     wanted += _python(base)
     for package in extra:
         wanted += _files_of(base, package)

@@ -43,10 +43,10 @@ def test_a_record_comes_back_as_it_was_written(file: StartFile, record: Starts) 
 def test_the_text_is_the_one_that_the_loaders_read() -> None:
     assert to_bytes(FULL).rstrip(b"#") == (
         b"# GRUB Environment Block\n"
+        b"orbital_asked=2\n"
         b"orbital_next=rescue\n"
         b"orbital_action=reset\n"
         b"orbital_reason=asked by anna: it smells\n"
-        b"orbital_asked=2\n"
         b"orbital_image=0123456789abcdef0123456789abcdef\n"
         b"orbital_starts=7\n"
         b"orbital_rescued=99\n"
@@ -113,3 +113,10 @@ def test_only_a_wish_is_a_person() -> None:
     assert wish(Starts(), "root", "try it").by_person
     assert not replace(FULL, reason="slot a cannot be opened").by_person
     assert not Starts().by_person
+
+
+def test_a_healthy_start_ends_a_wish_that_the_loader_never_fulfilled() -> None:
+    """Else every start from then on would restart three times before it goes on."""
+    asked = replace(FULL, asked=3)
+    assert healthy(asked) == Starts()
+    assert healthy(replace(FULL, asked=2)).rescue
