@@ -28,7 +28,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from recovery import codec, durable
+from recovery import codec, durable, reading
 from recovery.value import Value, fields, replace
 
 TYPE_CHECKING = False
@@ -48,6 +48,8 @@ ROTATE_BYTES = 512 * 1024
 _DETAIL = 1000
 _WORD = 200
 _TAIL = 16 * 1024
+# Of a file that we wrote, all of it.
+_MOST = 16 << 20
 
 log = logging.getLogger("orbital")
 
@@ -173,7 +175,7 @@ class Audit:
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        fd = os.open(self.root / "audit.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = reading.open_record(self.root / "audit.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield
@@ -274,10 +276,7 @@ def _decode(line: bytes) -> Entry | None:
 def _lines(path: Path, tail: int = 0) -> list[bytes]:
     """The lines of a file, also a last one without newline; with tail, only of its last bytes."""
     try:
-        with path.open("rb") as file:
-            if tail:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - tail))
-            data = file.read()
+        data = reading.read_tail(path, tail or _MOST)
     except FileNotFoundError:
         return []
     return [line for line in data.split(b"\n") if line]

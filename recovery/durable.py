@@ -25,6 +25,8 @@ import errno
 import os
 from pathlib import Path
 
+from recovery.reading import open_record
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -142,16 +144,14 @@ def append_line(path: Path, line: bytes) -> None:
     here is closed first, so that the new line stands alone.
     """
     created = not path.exists()
-    with path.open("ab") as out:
-        size = out.tell()
-        if size:
-            with path.open("rb") as last:
-                last.seek(size - 1)
-                if last.read(1) != b"\n":
-                    out.write(b"\n")
-        out.write(line + b"\n")
+    # Never into what a link names, and never waiting for the reader of a pipe.
+    fd = open_record(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+    with os.fdopen(fd, "ab") as out:
+        size = os.fstat(fd).st_size
+        torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
+        out.write((b"\n" if torn else b"") + line + b"\n")
         out.flush()
-        os.fsync(out.fileno())
+        os.fsync(fd)
     if created:
         sync_directory(path.parent)
 

@@ -29,6 +29,7 @@ from recovery.generations import Generation
 from recovery.layer import copy_tree, overlay_options, prepare_layer
 from recovery.packages.boot import activate_at_boot
 from recovery.partitions import find_partition
+from recovery.shape import mend
 from recovery.state import StateStore
 
 INIT = "/usr/lib/systemd/systemd"
@@ -63,15 +64,31 @@ def start(root: Path) -> None:
             mounts.mount(kind, root / name, kind, mounts.NOSUID)
     image = running_image(root)
     notes: list[str] = []
-    volatile = not mount_state(root, notes)
+    if mount_state(root, notes):
+        try:
+            mend(root / "state", notes)
+            run(image, root, notes, volatile=False)
+            return
+        except Exception as error:
+            # Whoever can write the disk must not be able to end PID 1: nothing would
+            # count the starts of a committed generation.
+            notes.append(f"cannot use the state: {first_line(error)}")
+            leave_state(root)
+    if loader_is_counting(root):
+        raise OSError("the state partition cannot be used in a trial: " + "; ".join(notes))
+    if ask_for_rescue(root, notes):
+        mounts.restart()
+    # Committed: stay reachable without a memory rather than not at all.
+    mounts.mount("tmpfs", root / "state", "tmpfs", mounts.NOSUID | mounts.NODEV, "mode=0755")
+    run(image, root, notes, volatile=True)
+
+
+def run(image: RunningImage, root: Path, notes: list[str], *, volatile: bool) -> None:
+    """Chooses the generation and makes the system that systemd finds.
+
+    volatile: what is mounted on /state will be forgotten.
+    """
     state = root / "state"
-    if volatile:
-        if loader_is_counting(root):
-            raise OSError("the state partition cannot be used in a trial: " + "; ".join(notes))
-        if ask_for_rescue(root, notes):
-            mounts.restart()
-        # Committed: stay reachable without a memory rather than not at all.
-        mounts.mount("tmpfs", state, "tmpfs", mounts.NOSUID | mounts.NODEV, "mode=0755")
     store = StateStore(state / "orbital")
     choice, generation = choose(store, image, root)
     if choice.give_up and not volatile:
@@ -98,6 +115,21 @@ def start(root: Path) -> None:
         + (", state is volatile" if volatile else "")
         + "".join(f"; {note}" for note in notes)
     )
+
+
+def leave_state(root: Path) -> None:
+    """Takes the state partition and what was mounted from it away again."""
+    for name in ("var", "etc", "state"):
+        if os.path.ismount(root / name):
+            try:
+                mounts.unmount(root / name)
+            except OSError as error:
+                say(f"cannot unmount {name}: {error.strerror}")
+
+
+def first_line(error: BaseException) -> str:
+    """What went wrong, on one line."""
+    return (str(error) or repr(error)).splitlines()[0]
 
 
 def mount_state(root: Path, notes: list[str]) -> bool:
@@ -332,7 +364,7 @@ def arm(choice: decide.Choice, root: Path) -> None:
 
 def say(text: str) -> None:
     """One line on the console."""
-    line = f"orbital: {text}\n".encode()
+    line = f"orbital: {text}\n".encode(errors="replace")
     try:
         fd = os.open("/dev/console", os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:

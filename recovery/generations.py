@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recovery import codec, durable
+from recovery import codec, durable, reading
 from recovery.errors import StateError
 from recovery.value import Value
 
@@ -199,7 +199,7 @@ class GenerationStore:
         path = self.directory / f"{generation.number}.json"
         data = encode(generation)
         if path.exists():
-            if path.read_bytes() == data:
+            if reading.read_record(path) == data:
                 return
             if self.load(generation.number) is not None:
                 raise StateError(
@@ -212,7 +212,7 @@ class GenerationStore:
     def load(self, number: int) -> Generation | None:
         """The record, or None when it is absent or unreadable."""
         try:
-            generation = decode((self.directory / f"{number}.json").read_bytes())
+            generation = decode(reading.read_record(self.directory / f"{number}.json"))
         except (OSError, ValueError):
             return None
         return generation if generation.number == number else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from recovery import codec, durable
+from recovery import codec, durable, reading
 from recovery.value import Value
 
 TYPE_CHECKING = False
@@ -108,7 +108,7 @@ class History:
     def events(self) -> tuple[Event, ...]:
         """Every readable line, oldest first; torn or unreadable lines are skipped."""
         try:
-            data = self.path.read_bytes()
+            data = reading.read_tail(self.path)
         except FileNotFoundError:
             return ()
         events = []

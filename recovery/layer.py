@@ -32,24 +32,37 @@ def prepare_layer(state: Path, number: int, parent: int | None) -> Path:
     base = state / "etc"
     layer = base / str(number)
     if (layer / "upper").is_dir():
+        # Lost to a repair of the file system; it never holds anything between two boots.
+        (layer / "work").mkdir(mode=0o755, exist_ok=True)
         return layer
     fresh = base / f"{number}.new"
     if fresh.exists():
-        import shutil
-
-        shutil.rmtree(fresh)
+        _remove(fresh)
     durable.make_directory(base)
-    fresh.mkdir(mode=0o755)
-    (fresh / "work").mkdir(mode=0o755)
-    origin = base / str(parent) / "upper" if parent is not None else None
-    if origin is not None and origin.is_dir():
-        copy_tree(origin, fresh / "upper")
-    else:
-        (fresh / "upper").mkdir(mode=0o755)
-    durable.sync_filesystem(fresh)
+    try:
+        fresh.mkdir(mode=0o755)
+        (fresh / "work").mkdir(mode=0o755)
+        origin = base / str(parent) / "upper" if parent is not None else None
+        if origin is not None and origin.is_dir():
+            copy_tree(origin, fresh / "upper")
+        else:
+            (fresh / "upper").mkdir(mode=0o755)
+        durable.sync_filesystem(fresh)
+    except Exception:
+        # A disk that it filled must not stay full: the generation before needs room, too.
+        _remove(fresh)
+        raise
+    if layer.exists():
+        _remove(layer)  # without an upper directory: nothing of ours
     # Cut before this: no layer; it is copied again. After: the layer is whole.
     durable.rename(fresh, layer)
     return layer
+
+
+def _remove(directory: Path) -> None:
+    import shutil
+
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def overlay_options(lower: Path, layer: Path) -> str:

@@ -17,7 +17,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from recovery import codec, durable
+from recovery import codec, durable, reading
 from recovery.errors import RefusedError, StateError
 from recovery.generations import GenerationStore
 from recovery.history import History
@@ -240,14 +240,14 @@ class StateStore:
     def read(self) -> StateRecord | None:
         """The record, or None when it is absent or damaged. Never raises for its content."""
         try:
-            return decode(self.path.read_bytes())
+            return decode(reading.read_record(self.path))
         except (OSError, ValueError):
             return None
 
     def load(self) -> StateRecord:
         """The record. Raises StateError when it is absent or damaged."""
         try:
-            return decode(self.path.read_bytes())
+            return decode(reading.read_record(self.path))
         except FileNotFoundError as error:
             raise StateError(
                 f"cannot read {self.path}: no such file",
@@ -264,6 +264,16 @@ class StateStore:
         durable.make_directory(self.root)
         durable.replace_file(self.path, encode(record))
 
+    def _open_lock(self) -> int:
+        path = self.root / "lock"
+        try:
+            return reading.open_record(path, os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            raise StateError(
+                f"cannot open {path}: {error.strerror}",
+                resolution="what has taken its place is put aside at boot; reboot the device",
+            ) from error
+
     @contextmanager
     def lock(self, who: str, wait_seconds: float = 0) -> Iterator[None]:
         """Holds the right to change this device; given back when the process dies.
@@ -272,7 +282,7 @@ class StateStore:
         wait_seconds (0: at once).
         """
         durable.make_directory(self.root)
-        fd = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = self._open_lock()
         deadline = time.monotonic() + wait_seconds
         try:
             while True:

@@ -19,6 +19,7 @@ import msgspec
 from manifests.decoding import decode_json
 from recovery import durable
 from recovery.errors import RefusedError
+from recovery.reading import read_record
 from updater.source import NoRangesError, Source
 
 FORMAT = 1
@@ -51,7 +52,7 @@ def load(path: Path) -> Usage:
     """The record; an empty one when there is none, or none that can be read: what it
     protects is a bill, and a device must not stop updating for it."""
     try:
-        usage = decode_json(path.read_bytes(), Usage)
+        usage = decode_json(read_record(path), Usage)
     except (OSError, msgspec.MsgspecError):
         return Usage()
     return usage if usage.format == FORMAT else Usage()

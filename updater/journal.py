@@ -16,6 +16,7 @@ import msgspec
 
 from manifests.decoding import decode_json
 from recovery import durable
+from recovery.reading import read_record
 from recovery.slots import Slot
 
 FORMAT = 1
@@ -33,7 +34,7 @@ class Journal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def load(root: Path) -> Journal | None:
     """The journal in root (`/state/orbital`), or None when no install was interrupted."""
     try:
-        journal = decode_json((root / "install.json").read_bytes(), Journal)
+        journal = decode_json(read_record(root / "install.json"), Journal)
     except (OSError, msgspec.MsgspecError):
         return None
     return journal if journal.format == FORMAT else None

@@ -14,6 +14,7 @@ import msgspec
 from manifests.decoding import decode_json
 from recovery import durable
 from recovery.errors import StateError, TrustError
+from recovery.reading import read_record
 
 FORMAT = 1
 
@@ -43,18 +44,15 @@ def load(path: Path) -> Seen:
     damage is not a power cut's doing.
     """
     try:
-        data = path.read_bytes()
+        data = read_record(path)
     except FileNotFoundError:
         return Seen()
+    except OSError as error:
+        raise _damaged(path, error.strerror or str(error)) from error
     try:
         seen = decode_json(data, Seen)
     except msgspec.MsgspecError as error:
-        raise StateError(
-            f"cannot use {path}: the record of the highest metadata versions is damaged",
-            details=str(error),
-            resolution=f"remove {path} if you trust the update source: replays that this device "
-            "has seen before are not recognised until its next update",
-        ) from error
+        raise _damaged(path, str(error)) from error
     if seen.format != FORMAT:
         raise StateError(f"cannot use {path}: format {seen.format} is not {FORMAT}")
     return seen
@@ -83,6 +81,15 @@ def advance(old: Seen, new: Seen) -> Seen:
             if new.targets.get(role, 0) < version:
                 raise _replay(role, version, new.targets.get(role, 0))
     return msgspec.structs.replace(new, time=max(old.time, new.time))
+
+
+def _damaged(path: Path, why: str) -> StateError:
+    return StateError(
+        f"cannot use {path}: the record of the highest metadata versions is damaged",
+        details=why,
+        resolution=f"remove {path} if you trust the update source: replays that this device "
+        "has seen before are not recognised until its next update",
+    )
 
 
 def _replay(role: str, seen: int, offered: int) -> TrustError:

@@ -18,7 +18,7 @@ import json
 import os
 import stat
 
-from recovery import codec, durable
+from recovery import codec, durable, reading
 from recovery.errors import RefusedError, StateError
 from recovery.layer import copy_tree
 
@@ -76,7 +76,7 @@ def schema(layer: Path) -> int:
     """Schema version that the layer's state is in. Raises StateError."""
     path = layer / _SCHEMA
     try:
-        return int(path.read_text())
+        return int(reading.read_record(path, 64))
     except (OSError, ValueError) as error:
         raise StateError(f"cannot read {path}: {error}") from error
 
@@ -107,7 +107,7 @@ def read_config(layer: Path) -> dict[str, dict[str, Any]]:
     """The values by slice that were set on this device. Raises StateError."""
     path = layer / _CONFIG
     try:
-        document = codec.parse_object(path.read_bytes())
+        document = codec.parse_object(reading.read_record(path))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
