@@ -143,13 +143,15 @@ def wish(record: Starts, who: str, reason: str, action: Action = "") -> Starts:
 def healthy(record: Starts, *, volatile: bool = False) -> Starts:
     """The record after a healthy start: nothing is counted any more.
 
-    volatile: the state partition could not be used. Rescue has been there for it
-    in vain, or may not help: to forget that would be to ask again at every start.
+    volatile: the state partition could not be used. Rescue has been there for it,
+    or did not come: to forget that would be to ask again at every start.
     A wish that could not be fulfilled ends here: else it would cost restarts for ever.
     """
     if record.asked >= ASKED_IN_VAIN:
         record = replace(record, rescue=False, action="", reason="")
-    return replace(record, image="", starts=0, asked=0, rescued=record.rescued if volatile else 0)
+    if volatile:
+        return replace(record, image="", starts=0)
+    return replace(record, image="", starts=0, asked=0, rescued=0)
 
 
 class StartFile:

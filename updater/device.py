@@ -36,7 +36,8 @@ class Device:
     anchor: TUF root metadata of the running image. boot_id: the kernel's name of
     this boot. generation: the one that runs.
     root: where /run and /usr are found. host: for packages; None for the
-    device's own, made when there are packages.
+    device's own, made when there are packages. target: the slot to write, where no
+    slot runs: in the rescue system.
     """
 
     config: DeviceConfig
@@ -50,6 +51,7 @@ class Device:
     root: Path = Path("/")
     host: PackageHost | None = None
     boot_slots: Mapping[Slot, Path] = field(default_factory=dict)
+    target: Slot | None = None
 
     @property
     def packages(self) -> PackageDevice:
@@ -67,8 +69,8 @@ class Device:
 
     @property
     def inactive(self) -> Slot:
-        """The slot that does not run."""
-        return other_slot(self.boot_control.current_slot())
+        """The slot that does not run and is written; in the rescue system `target`."""
+        return self.target or other_slot(self.boot_control.current_slot())
 
     def boot_artifact(self, slot: Slot) -> Path:
         """Where the loader finds the slot's boot artifact (ARCHITECTURE.md, Disk)."""

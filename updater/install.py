@@ -87,11 +87,11 @@ def install(
     # ↓ Power cut: as above; the next update of this image looks for pieces in
     #   the slot and finds few or none.
     maker = _maker(plan, device, source)
-    root = _write_root(plan, device, source, maker, reporter)
+    root = write_root(plan, device, source, maker, reporter)
     # ↓ Power cut while writing or after: pieces of the new image are in the
     #   slot, nothing boots them; the next update keeps those that are right.
     #   From here on the slot has been read back whole.
-    boot = _write_boot_artifact(plan, device, source, maker, reporter)
+    boot = write_boot_artifact(plan, device, source, maker, reporter)
     # ↓ Power cut while writing: a file that no entry names, or a partition that
     #   nothing boots. In the rename: the old or the new artifact, or (FAT keeps no
     #   journal) a damaged name; no entry of the slot exists, so none can boot.
@@ -134,7 +134,7 @@ def drop_unarmed_trial(device: Device) -> bool:
     return True
 
 
-def _write_root(
+def write_root(
     plan: Plan, device: Device, source: Source, maker: Maker | None, reporter: Reporter
 ) -> Transferred:
     """Fills the slot and verifies all of it from what the disk gives back."""
@@ -142,6 +142,7 @@ def _write_root(
     tree = HashTree(plan.index.root)
     with (
         Medium(device.slots[plan.slot]) as slot,
+        # Without a maker there need not be a slot that runs: in the rescue system none does.
         _base(device.slots[device.boot_control.current_slot()] if maker else None) as base,
     ):
         moved = transfer(
@@ -213,7 +214,7 @@ def _base(path: Path | None) -> Iterator[FileBase | None]:
             base.close()
 
 
-def _write_boot_artifact(
+def write_boot_artifact(
     plan: Plan, device: Device, source: Source, maker: Maker | None, reporter: Reporter
 ) -> Transferred:
     """Puts the boot artifact in place: into the slot's own partition, or as a whole new file."""
@@ -249,12 +250,12 @@ def _transfer_artifact(
     reporter: Reporter,
 ) -> Transferred:
     """Writes the boot artifact and verifies it from what the disk gives back."""
-    running = device.boot_artifact(device.boot_control.current_slot())
+    running = device.boot_artifact(device.boot_control.current_slot()) if maker else None
     stream = plan.index.boot.stream
     block = target.is_block_device()
     with (
         Medium(target, create=not block) as artifact,
-        _base(running if maker else None) as base,
+        _base(running) as base,
     ):
         if not block:
             artifact.truncate(stream.size)

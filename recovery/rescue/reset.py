@@ -136,7 +136,7 @@ def erase(state: StateFileSystem, say: Callable[[str], None]) -> None:
 def erase_device(state: StateFileSystem) -> str:
     """Erases the partition as well as its disk can; returns how. Raises ToolError, StateError."""
     device = state.device()
-    ways = (
+    ways: tuple[tuple[list[str], str], ...] = (
         (["--secure"], "securely: the disk has erased every copy that it kept"),
         ([], "discarded: the disk returns the blocks no more, but may keep old copies"),
         (["--zeroout"], "overwritten with zeros: the disk may keep old copies"),

@@ -83,5 +83,5 @@ def test_a_healthy_start_clears_the_counts_in_one_write(
 def test_a_volatile_start_keeps_the_visits_so_that_rescue_is_not_asked_for_ever(root: Path) -> None:
     record(root).save(COUNTED)
     note_healthy(RESCUED, root, volatile=True)
-    assert record(root).load() == Starts(rescued=2)
+    assert record(root).load() == Starts(asked=1, rescued=2)
     assert not early.ask_for_rescue(root, [])
