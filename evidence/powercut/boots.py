@@ -87,6 +87,7 @@ class Device:
         for path, content in files.content.items():
             (self.store.root / path).parent.mkdir(exist_ok=True)
             (self.store.root / path).write_bytes(content)
+        self._images = files.images
         (root / "run/orbital").mkdir(parents=True)
         (root / "proc/sys/kernel/random").mkdir(parents=True)
         (root / DEVICE_FILE.relative_to("/").parent).mkdir(parents=True)
@@ -119,6 +120,9 @@ class Device:
             if dead or agent is None:
                 continue
             verdict = self._userspace(agent)
+            missing = agent.running.digests() - self._images
+            if missing:
+                return End("", verdict, count, f"package images not whole: {sorted(missing)}")
             if verdict:
                 return End(named(agent.running), verdict, count, recovered=recovered)
         return End("", "", MOST_BOOTS, f"does not come to rest in {MOST_BOOTS} boots")

@@ -37,11 +37,12 @@ class Disk:
     images: what a slot may hold. A slot is compared with each, block by block.
     """
 
-    def __init__(self, base: Path, images: dict[str, Image]) -> None:
-        """base: raw, never written. Raises MachineError when it has no partition table."""
+    def __init__(
+        self, base: Path, images: dict[str, Image], table: tuple[gpt.Partition, ...]
+    ) -> None:
+        """base: raw, never written. table: partitions, in their largest size."""
         self.bytes: Bytes = np.memmap(base, dtype=np.uint8, mode="c")
         self._base: Bytes = np.memmap(base, dtype=np.uint8, mode="r")
-        table = gpt.read_partitions(lambda at, size: self._base[at : at + size].tobytes())
         self.partitions = {part.label: part for part in table}
         ordered = sorted(table, key=lambda part: part.offset)
         self._starts = [part.offset // BLOCK for part in ordered]

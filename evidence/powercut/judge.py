@@ -14,6 +14,8 @@ from evidence.powercut.disk import Disk
 from evidence.powercut.fat import Bytes, Fat, FatError
 from evidence.powercut.image import Image
 from evidence.powercut.state import MEMORY, Files, StateReader
+from evidence.powercut.table import find_table
+from qemu.errors import MachineError
 from recovery.device import DeviceConfig
 
 # Without these nothing starts, or nothing ends a hang.
@@ -53,6 +55,8 @@ class Judge:
         self._reader = reader
         esp = Fat(disk.partition("esp"))
         self._loader = {path: esp.read(path).copy() for path in LOADER}
+        self._layout = disk.partitions
+        self._sizes: dict[int, int] = {}
         self._outcomes: dict[object, Outcome] = {}
         self._starts: dict[int, Start] = {}
         self._files: dict[int, Files] = {}
@@ -76,6 +80,7 @@ class Judge:
 
     def _judge(self) -> Outcome:
         start = self.start()
+        room = self._room()
         state_key = self._disk.keys["state"]
         files = self._files.get(state_key)
         if files is None:
@@ -84,6 +89,10 @@ class Judge:
             if files.repairs:
                 self.counts["distinct state file systems that e2fsck had to repair"] += 1
                 self.repairs.append("; ".join(files.repairs))
+        if not room:
+            files = Files({}, problem="no partition table leads to it")
+        elif files.size > room:
+            files = Files({}, problem=f"{files.size} bytes in a partition of {room}")
         decided = (start, files)
         outcome = self._played.get(decided)
         if outcome is None:
@@ -109,6 +118,22 @@ class Judge:
             self.counts["distinct boot partitions"] += 1
             known = self._starts[key] = self._read_esp()
         return Start(known.loader, known.entries, known.artifacts, roots)
+
+    def _room(self) -> int:
+        """Bytes of the state partition, as the table has it; 0 when a partition is not found."""
+        key = self._disk.keys[""]
+        room = self._sizes.get(key)
+        if room is None:
+            try:
+                found = {part.label: part for part in find_table(self._disk.bytes)}
+            except MachineError:
+                found = {}
+            there = all(
+                label in found and found[label].offset == part.offset
+                for label, part in self._layout.items()
+            )
+            room = self._sizes[key] = found["state"].size if there else 0
+        return room
 
     def _root(self, label: str) -> str:
         name = self._disk.holds(label)

@@ -24,6 +24,7 @@ from evidence.powercut.fat import Fat, FatError
 from evidence.powercut.image import Image, read_image
 from evidence.powercut.judge import Judge, Outcome
 from evidence.powercut.state import Files, StateReader
+from evidence.powercut.table import find_table
 from qemu import gpt
 from qemu.blocklog import read_log
 from qemu.errors import MachineError
@@ -66,11 +67,12 @@ def replay(
     with _open(recording) as (every, disk, judge, ends):
         first, last = _share([len(writes) for writes in every], part)
         _advance(disk, every[:first])
-        floor = phase(judge.judge(), *ends)
+        floor, remembers = phase(judge.judge(), *ends), not judge.judge().well.recovered
         for flushes, writes in enumerate(every[first:last], first):
             for crash in crashes(disk, writes, flushes, bounds):
-                _count(found, crash, judge.judge(), floor, ends)
+                _count(found, crash, judge.judge(), ends, floor=floor, remembers=remembers)
             floor = max(floor, phase(judge.judge(), *ends))
+            remembers = remembers or not judge.judge().well.recovered
             progress(
                 f"{recording.name}: flush {flushes + 1} of {last},"
                 f" {found.counts['crash states judged']} states, phase {floor}"
@@ -103,8 +105,8 @@ def _open(
 ) -> Iterator[tuple[list[list[Write]], Disk, Judge, tuple[str, str]]]:
     """The writes between flushes, the disk before them, its judge, what ran before and after."""
     every = list(epochs(read_log(recording.log)))
-    images = find_images(recording, every)
-    disk = Disk(recording.base, images)
+    images, table = find_images(recording, every)
+    disk = Disk(recording.base, images, table)
     with StateReader(disk) as reader:
         judge = Judge(disk, images, recording.config, reader)
         try:
@@ -114,7 +116,8 @@ def _open(
             for undo in reversed(undone):
                 disk.undo(undo)
             del undone
-            yield every, disk, judge, (before, after)
+            # A device that has never been on has no record: it runs what the factory gave it.
+            yield every, disk, judge, (before or after, after)
         finally:
             judge.close()
 
@@ -126,8 +129,15 @@ def phase(outcome: Outcome, before: str, after: str) -> int:
 
 
 def _count(
-    found: Replayed, crash: Crash, outcome: Outcome, floor: int, runs: tuple[str, str]
+    found: Replayed,
+    crash: Crash,
+    outcome: Outcome,
+    runs: tuple[str, str],
+    *,
+    floor: int,
+    remembers: bool,
 ) -> None:
+    """floor: the phase that is durable. remembers: the device's record is durable, too."""
     counts = found.counts
     counts["crash states judged"] += 1
     counts[f"{crash.kind} states"] += 1
@@ -138,7 +148,7 @@ def _count(
         problem = f"STATE LOST: {outcome.problem}"
     elif not outcome.well.runs or not outcome.ill.runs:
         problem = f"BRICKED: {outcome.well.problem or outcome.ill.problem}"
-    elif outcome.well.recovered or outcome.ill.recovered:
+    elif remembers and (outcome.well.recovered or outcome.ill.recovered):
         problem = "STATE LOST: the record of the device was made anew"
     elif reached < 0:
         problem = f"WRONG: comes to rest with {outcome.well.runs} / {outcome.ill.runs}"
@@ -155,17 +165,25 @@ def runs(files: Files) -> str:
     """What the device of that state has committed."""
     if files.problem:
         raise MachineError(f"cannot use the recording: its state {files.problem}")
+    if "state.json" not in files.content:
+        return ""
     record = state.decode(files.content["state.json"])
     generation = generations.decode(files.content[f"generations/{record.committed}.json"])
     return named(generation)
 
 
-def find_images(recording: Recording, every: list[list[Write]]) -> dict[str, Image]:
-    """The images that slots hold whole before or after the operation, by root hash."""
+def find_images(
+    recording: Recording, every: list[list[Write]]
+) -> tuple[dict[str, Image], tuple[gpt.Partition, ...]]:
+    """The images that slots hold whole before or after the operation, by root hash.
+
+    And the partitions afterwards: they only grow.
+    """
     content = np.memmap(recording.base, dtype=np.uint8, mode="c")
     images: dict[str, Image] = {}
+    table: tuple[gpt.Partition, ...] = ()
     for _ in range(2):
-        table = gpt.read_partitions(lambda at, size: content[at : at + size].tobytes())
+        table = find_table(content)
         parts = {p.label: content[p.offset : p.offset + p.size] for p in table}
         for slot in "ab":
             try:
@@ -178,7 +196,7 @@ def find_images(recording: Recording, every: list[list[Write]]) -> dict[str, Ima
             for write in writes:
                 data = np.frombuffer(write.data, dtype=np.uint8)
                 content[write.offset : write.offset + data.size] = data
-    return images
+    return images, table
 
 
 def _advance(disk: Disk, every: list[list[Write]]) -> None:

@@ -12,6 +12,7 @@ import ctypes
 import dataclasses
 import fcntl
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -24,6 +25,7 @@ import numpy as np
 from evidence.powercut.disk import BLOCK, Disk
 from qemu.errors import MachineError
 from recovery import process
+from recovery.packages.digest import file_digest
 
 MEMORY = "/dev/shm"
 # Looked at by recovery when it decides; everything else only by name.
@@ -35,12 +37,16 @@ _JOURNAL_MAGIC = np.uint32(0xC03B3998)
 _DESCRIPTOR, _SUPER = 1, 4
 _TAG_LAST, _TAG_SAME_UUID = 8, 2
 _WHOLE_CHECK = 500
+# Super block of ext4: number of blocks. Flags of an inode: under fs-verity.
+_BLOCKS_COUNT = 1024 + 4
+_VERITY = 0x100000
 
 
 @dataclass(frozen=True)
 class Files:
     """What is in /orbital of the state: content by path, and names of what is not read.
 
+    images: of the store, by digest, those that are whole. size: bytes of the file system.
     problem: why nothing of it can be used, or "". repairs: what was tried before it could be.
     """
 
@@ -48,9 +54,11 @@ class Files:
     names: frozenset[str] = frozenset()
     problem: str = ""
     repairs: tuple[str, ...] = ()
+    images: frozenset[str] = frozenset()
+    size: int = 0
 
     def __hash__(self) -> int:
-        return hash((frozenset(self.content.items()), self.names, self.problem))
+        return hash((frozenset(self.content.items()), self.names, self.problem, self.images))
 
 
 class StateReader:
@@ -119,11 +127,32 @@ class StateReader:
             return Files({}, problem="; ".join(problems))
         try:
             files = _gather(self._mount / "orbital")
+            images = self._whole_images()
         finally:
             if self._libc.umount2(str(self._mount).encode(), 0):
                 raise MachineError(f"cannot unmount {self._mount}")
+            size = int.from_bytes(os.pread(self._loop, 4, _BLOCKS_COUNT), "little") * BLOCK
             self._take_back(everywhere=bool(problems))
-        return dataclasses.replace(files, repairs=tuple(problems))
+        return dataclasses.replace(files, repairs=tuple(problems), images=images, size=size)
+
+    def _whole_images(self) -> frozenset[str]:
+        """Digests of the store's images that are what they are named by, and under fs-verity.
+
+        Read by debugfs: a kernel without fs-verity does not open them.
+        """
+        whole = set()
+        store = self._mount / "orbital/store"
+        names = [path.name for path in store.iterdir()] if store.is_dir() else []
+        for name in names:
+            path, copy = f"/orbital/store/{name}", self._mount.with_name("image")
+            stat = process.run(["debugfs", "-R", f"stat {path}", self._device]).stdout
+            process.run(["debugfs", "-R", f"dump {path} {copy}", self._device])
+            flags = re.search(r"Flags: 0x([0-9a-f]+)", stat)
+            verity = flags is not None and int(flags[1], 16) & _VERITY
+            if verity and copy.exists() and file_digest(copy) == name:
+                whole.add(name)
+            copy.unlink(missing_ok=True)
+        return frozenset(whole)
 
     def _try(self) -> str:
         """Mounts it; why that cannot be, or ""."""
