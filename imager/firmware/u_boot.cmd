@@ -24,6 +24,10 @@ cp.b @copy0_data@ @bare0_data@ @data_size@
 cp.b @copy1@ @bare1@ 4
 cp.b @copy1_data@ @bare1_data@ @data_size@
 
+# From here on a hang is a reset, where the board says how.
+@watchdog@
+
+@rescue@
 # 2. What to write next, whichever copy counts: one write, into the other copy, with the next flag.
 setexpr orbital_next0 ${orbital_flag0} + 1
 setexpr orbital_next1 ${orbital_flag1} + 1
@@ -122,38 +126,21 @@ env import -d -c @aside@ @aside_size@
 
 # 5. Which slots to start, one after the other until one does. A counted one alone: that it
 # cannot start is a failed try. A good one, or with none left, the others after it: never give up.
+# Where there is a rescue system it comes after a good slot, and before slots that are given up.
 if test "${orbital_order}" = none; then orbital_order="a b"; fi
-orbital_starts=${orbital_order}
+orbital_starts="@before@${orbital_order}"
 if test ${orbital_choice} != none; then
 	orbital_starts=${orbital_choice}
-	if test ${orbital_counted} = no; then orbital_starts="${orbital_choice} ${orbital_order}"; fi
+	if test ${orbital_counted} = no; then orbital_starts="${orbital_choice} ${orbital_order}@after@"; fi
 fi
 
-# 6. From here on a hang is a reset, where the board says how.
-@watchdog@
-
-# 7. The boot artifact: its header says how much of the partition it is. Every part of it has a
-# SHA-256 hash that `source` and `bootm` check.
+# 6. One after the other.
 for orbital_slot in ${orbital_starts}; do
 	echo "orbital: firmware: starting slot ${orbital_slot}"
 	orbital_label=@boot_a@
 	if test ${orbital_slot} = b; then orbital_label=@boot_b@; fi
-	part start @disk@ ${orbital_label} orbital_start
-	part size @disk@ ${orbital_label} orbital_size
-	if @interface@ read @artifact@ ${orbital_start} 1; then
-		if fdt addr @artifact@; then
-			fdt header get orbital_bytes totalsize
-			setexpr orbital_blocks ${orbital_bytes} + 1ff
-			setexpr orbital_blocks ${orbital_blocks} / 200
-			if itest ${orbital_blocks} -le ${orbital_size}; then
-				if @interface@ read @artifact@ ${orbital_start} ${orbital_blocks}; then
-					if source @artifact@:arguments; then
-						bootm @artifact@#slot @artifact@#slot @device_tree@
-					fi
-				fi
-			fi
-		fi
-	fi
+	if test ${orbital_slot} = rescue; then orbital_label=@rescue_label@; fi
+@load@
 	echo "orbital: firmware: cannot start slot ${orbital_slot}"
 done
 reset

@@ -25,11 +25,14 @@ from imager.firmware.kind import FIRMWARE_IMAGE, Factory, Ingredients, raw_rescu
 from imager.signing import PeSigner
 from imager.tools import Tools
 from manifests.board import Architecture, Board, UBoot
+from recovery import starts
 from recovery.bootcontrol import ubootenv
 from recovery.bootcontrol.recorded import GOOD, Record
 from recovery.errors import ManifestError
 
 TEMPLATE = "u_boot.cmd"
+LOAD_TEMPLATE = "u_boot_load.cmd"
+RESCUE_TEMPLATE = "u_boot_rescue.cmd"
 SCRIPT = "boot.scr"
 _ARCHITECTURES: dict[Architecture, str] = {
     "aarch64": "arm64",
@@ -247,6 +250,8 @@ def boot_script(board: Board) -> str:
     environment = board.environment_partition
     armed = board.watchdog is not None and board.watchdog.boot_stage == "loader"
     labels = board.boot_slot_labels
+    rescue = board.rescue_partition
+    button = f"if {board.rescue_button}; then orbital_asking=yes; fi"
     values = {
         "interface": u_boot.interface,
         "device": str(u_boot.device),
@@ -257,12 +262,24 @@ def boot_script(board: Board) -> str:
         # The firmware's own, unless the FIT has one.
         "device_tree": "" if board.kernel.device_tree else "${fdtcontroladdr}",
         "watchdog": " && ".join([*u_boot.watchdog_commands, _ARMED]) if armed else "",
+        "rescue_label": rescue.label if rescue else labels["a"],
+        "before": "rescue " if rescue else "",
+        "after": " rescue" if rescue else "",
+        "button": button if board.rescue_button else "",
         **_places(u_boot),
     }
-    text = resources.files("imager.firmware").joinpath(TEMPLATE).read_text()
+    values["load"] = _filled(LOAD_TEMPLATE, values)
+    values["rescue"] = _filled(RESCUE_TEMPLATE, values) if rescue else ""
+    return _filled(TEMPLATE, values) + "\n"
+
+
+def _filled(template: str, values: Mapping[str, str]) -> str:
+    """A template without its comments, filled in."""
+    text = resources.files("imager.firmware").joinpath(template).read_text()
     lines = [line.strip() for line in text.splitlines()]
     code = "\n".join(line for line in lines if line and not line.startswith("#"))
-    return re.sub(r"@(\w+)@", lambda match: values[match[1]], code) + "\n"
+    filled = re.sub(r"@(\w+)@", lambda match: values[match[1]], code)
+    return "\n".join(line for line in filled.splitlines() if line)
 
 
 def _places(u_boot: UBoot) -> dict[str, str]:
@@ -275,6 +292,7 @@ def _places(u_boot: UBoot) -> dict[str, str]:
         +20000  bare0, bare1: without the flag   (end of export)
         +40000  aside: U-Boot's own environment
         +60000  out: the copy to write
+        +70000  starts: the sector of the start record
     """
     scratch = int(u_boot.scratch_address, 16)
     size, data = ubootenv.SIZE, ubootenv.SIZE - 5
@@ -286,6 +304,7 @@ def _places(u_boot: UBoot) -> dict[str, str]:
         "export": scratch,
         "aside": scratch + 4 * size,
         "out": scratch + 6 * size,
+        "starts": scratch + 7 * size,
     }
     values = {**places}
     for name in ("copy0", "copy1", "out"):
@@ -300,6 +319,7 @@ def _places(u_boot: UBoot) -> dict[str, str]:
         "bare_size": data + 4,
         "aside_size": 2 * size,
         "artifact": int(u_boot.artifact_address, 16),
+        "starts_asked": places["starts"] + starts.to_bytes(starts.Starts()).index(b"0"),
     }
     return {name: f"{value:x}" for name, value in values.items()}
 

@@ -27,6 +27,8 @@ from recovery.bootcontrol.recorded import GOOD, Count, Record
 from recovery.device import DeviceConfig
 from recovery.process import run
 from recovery.slots import SLOTS, Slot
+from recovery.starts import OFFSET, SIZE, Starts, parse, to_bytes
+from recovery.value import replace
 from tests.recovery import loaders
 
 pytestmark = pytest.mark.boot
@@ -45,6 +47,7 @@ class Outcome(NamedTuple):
     tried: list[str]
     environment: bytes
     console: str
+    wish: Starts
 
 
 class Bench(NamedTuple):
@@ -122,6 +125,8 @@ def boot(benches: Callable[[str], Bench], tmp_path: Path) -> Boot:
         slots: Mapping[Slot, str | bytes] | None = None,
         *,
         read_only: bool = False,
+        rescue: bool = False,
+        wish: Starts | None = None,
     ) -> Outcome:
         bench = benches(name)
         disk = tmp_path / "disk"
@@ -136,22 +141,35 @@ def boot(benches: Callable[[str], Bench], tmp_path: Path) -> Boot:
                 fit = content if isinstance(content, bytes) else _fit(bench, slot, content)
                 out.seek(bench.layout.extent(f"boot-{slot}").start)
                 out.write(fit)
+            if rescue:
+                out.seek(bench.layout.extent("rescue").start)
+                out.write(_fit(bench, "rescue", ""))
+            if wish:
+                out.seek(at + OFFSET)
+                out.write(to_bytes(wish))
         console = _qemu(bench, disk, read_only=read_only)
         lines = [line.strip() for line in console.splitlines()]
         with disk.open("rb") as found:
             found.seek(at)
             after = found.read(RECORD)
+            found.seek(at + OFFSET)
+            starts = parse(found.read(SIZE))
         return Outcome(
-            [line[-1] for line in lines if "FIT of slot " in line],
-            [line[-1] for line in lines if line.startswith("orbital: firmware: starting slot ")],
+            [line.split()[-1] for line in lines if "FIT of slot " in line],
+            [
+                line.split()[-1]
+                for line in lines
+                if line.startswith("orbital: firmware: starting slot ")
+            ],
             after,
             console,
+            starts,
         )
 
     return once
 
 
-def _fit(bench: Bench, slot: Slot, commands: str) -> bytes:
+def _fit(bench: Bench, slot: str, commands: str) -> bytes:
     """A FIT that says whose it is, runs the commands, and resets."""
     work = bench.disk.with_name("fit")
     work.mkdir(exist_ok=True)
@@ -268,7 +286,7 @@ def test_a_good_slot_that_cannot_be_loaded_gives_way_to_the_other(boot: Boot) ->
 
 def test_no_slot_that_can_be_loaded_is_tried_in_vain_and_reset(boot: Boot) -> None:
     outcome = boot(BOARDS[0], _record(Record(("b", "a"))), {})
-    assert (outcome.started, outcome.tried) == ([], ["b", "a"])
+    assert (outcome.started, outcome.tried) == ([], ["rescue", "b", "a"])
     assert "resetting" in outcome.console
 
 
@@ -289,7 +307,7 @@ def test_an_artifact_that_says_it_is_larger_than_its_partition_is_not_loaded(
     fit = _fit(benches(BOARDS[0]), "b", "")
     lying = fit[:4] + (0x7FFFFFFF).to_bytes(4, "big") + fit[8:]
     outcome = boot(BOARDS[0], _record(Record(("b",), b=GOOD)), {"b": lying})
-    assert (outcome.started, set(outcome.tried)) == ([], {"b"})
+    assert (outcome.started, set(outcome.tried)) == ([], {"b", "rescue"})
     assert outcome.console.count("block # ") <= 2 + 2 * len(outcome.tried)
 
 
@@ -303,3 +321,41 @@ def test_a_hang_before_the_kernel_is_ended_by_the_watchdog(boot: Boot) -> None:
     """Without the watchdog this boot does not end, and the test fails after its deadline."""
     hangs = {"a": "while true; do true; done"}
     assert boot(BOARDS[0], _record(Record(("a",), a=GOOD)), hangs).started == ["a"]
+
+
+NONE_LIVE = _record(Record(("b", "a")))
+
+
+@pytest.mark.parametrize("wish", [Starts(rescue=True, reason="asked by x"), Starts(action="erase")])
+def test_a_wish_in_the_start_record_starts_rescue_and_is_counted(boot: Boot, wish: Starts) -> None:
+    trial = _record(Record(("b", "a"), a=GOOD, b=Count(left=2)))
+    outcome = boot(BOARDS[0], trial, rescue=True, wish=wish)
+    assert outcome.started == ["rescue"], outcome.console
+    assert outcome.wish == replace(wish, asked=1)
+    # No try of the trial was used for it.
+    assert outcome.environment == trial
+
+
+def test_a_wish_that_was_counted_three_times_is_none(boot: Boot) -> None:
+    wish = Starts(rescue=True, asked=3)
+    outcome = boot(BOARDS[0], rescue=True, wish=wish)
+    assert (outcome.started, outcome.wish) == (["a"], wish)
+
+
+def test_a_wish_for_a_rescue_system_that_is_destroyed_starts_a_slot(boot: Boot) -> None:
+    outcome = boot(BOARDS[0], wish=Starts(rescue=True, asked=2))
+    assert (outcome.started, outcome.wish.asked) == (["a"], 3)
+
+
+def test_a_wish_that_cannot_be_counted_is_none(boot: Boot) -> None:
+    wish = Starts(rescue=True)
+    assert boot(BOARDS[0], read_only=True, rescue=True, wish=wish).started == ["a"]
+
+
+def test_rescue_starts_when_no_slot_is_live(boot: Boot) -> None:
+    assert boot(BOARDS[0], NONE_LIVE, rescue=True).started == ["rescue"]
+
+
+def test_rescue_starts_when_the_good_slot_cannot_be_loaded_nor_the_other(boot: Boot) -> None:
+    outcome = boot(BOARDS[0], _record(Record(("a",), a=GOOD)), {}, rescue=True)
+    assert (outcome.started, outcome.tried) == (["rescue"], ["a", "a", "rescue"])
