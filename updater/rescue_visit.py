@@ -33,11 +33,16 @@ _ETC = "run/orbital/rescue-etc"
 
 @dataclass
 class Course:
-    """A visit under way. problems: what failed, for the person who is waited for."""
+    """A visit under way.
+
+    problems: what failed, for the person who is waited for. network_seconds: in which a
+    source that cannot be reached may come. clock: seconds since the epoch.
+    """
 
     site: Site
     problems: list[str] = field(default_factory=list)
     network_seconds: float = NETWORK_SECONDS
+    clock: Callable[[], float] = time.time
 
     def by_itself(self) -> Wait | None:
         """Repairs in their order. None: restart now; else what is waited for."""
@@ -158,7 +163,6 @@ class Course:
         patience: float = 0.0,
         insist: bool = False,
         slot: Slot | None = None,
-        now: Callable[[], float] = time.time,
     ) -> Reinstalled:
         """From one source. patience: seconds in which a source that is not there may come."""
         site = self.site
@@ -166,7 +170,7 @@ class Course:
         while True:
             rescue = Rescue(self.device(), site.starts, site.whole(), site.reporter)
             try:
-                done = reinstall(rescue, source, insist=insist, slot=slot, now=now)
+                done = reinstall(rescue, source, insist=insist, slot=slot, now=self.clock)
                 break
             except FetchError as error:
                 if time.monotonic() >= deadline:

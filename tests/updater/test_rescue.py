@@ -1,0 +1,251 @@
+"""Visits of the rescue system on real files: what is damaged, what comes back, and power cuts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from recovery.generations import Generation
+from recovery.rescue.decide import Wait
+from recovery.slots import SlotState
+from recovery.starts import Starts, wish
+from recovery.state import Attempt, Quarantine, StateRecord, Trial
+from recovery.value import replace
+from tests.updater.images import SEGMENT, BuiltImage
+from tests.updater.publisher import Publisher
+from tests.updater.rescue_site import LOADERS, RescueDevice, build
+
+COUNTED = SlotState(bootable=True, successful=False, tries_left=3)
+NO_ENTRY = SlotState(bootable=False, successful=False, tries_left=None)
+
+
+@pytest.fixture(params=tuple(LOADERS))
+def loader(request: pytest.FixtureRequest) -> str:
+    """Each kind of boot loader that rescue repairs."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def image(publisher: Publisher, loader: str) -> BuiltImage:
+    """Version 1.0, published."""
+    built = build(publisher, "1.0", loader)
+    publisher.publish(built)
+    return built
+
+
+@pytest.fixture
+def device(tmp_path: Path, publisher: Publisher, image: BuiltImage, loader: str) -> RescueDevice:
+    """A device whose loader had nothing left to start."""
+    return RescueDevice(tmp_path / "device", publisher, image, loader)
+
+
+def restarts(device: RescueDevice, record: Starts | None = None) -> str:
+    """One visit that ends in a restart; what it said."""
+    course = device.enter(record)
+    waits = course.by_itself()
+    assert waits is None, (waits, course.problems)
+    return device.said(course)
+
+
+def asked(reason: str = "slot a cannot be opened") -> Starts:
+    """The initramfs of a slot asked for rescue."""
+    return Starts(rescue=True, asked=1, reason=reason, image="ab" * 16, starts=4)
+
+
+def second_image(device: RescueDevice, version: str = "2.0") -> BuiltImage:
+    """Another version, published."""
+    built = build(device.publisher, version, device.loader)
+    device.publisher.publish(built)
+    return built
+
+
+def put_beside(device: RescueDevice, image: BuiltImage, version: str) -> None:
+    """The image in slot b, as the generation before the committed one."""
+    device.fill("b", image)
+    device.store.generations.write(
+        Generation(2, "b", "gateway", version, image.index.root.root_hash, 1, 0, "update", "timer")
+    )
+    device.store.save(StateRecord(next_generation=3, committed=1, previous=2))
+
+
+def test_both_slots_are_noise_and_the_committed_version_comes_back_in_place(
+    device: RescueDevice, image: BuiltImage
+) -> None:
+    before = device.store.load()
+    device.rot_all("a")
+    device.rot_all("b")
+    restarts(device, asked())
+    assert device.holds("a", image)
+    assert device.control.active_slot() == "a"
+    assert device.control.slot_state("a") == COUNTED
+    # The same generation: its /etc and its packages are where they were.
+    assert device.store.load() == before
+    assert device.starts.load() == Starts(reason=asked().reason, rescued=1)
+
+
+def test_only_what_is_damaged_is_fetched(device: RescueDevice, image: BuiltImage) -> None:
+    device.rot("root-a", 5 * 4096)
+    course = device.enter(asked())
+    assert course.by_itself() is None
+    assert device.holds("a", image)
+    stored = image.index.root.stream.segments[5 * 4096 // SEGMENT].stored_size
+    assert f" {stored} bytes fetched" in device.said(course)
+
+
+def test_a_damaged_committed_slot_gives_way_to_a_whole_other_one(device: RescueDevice) -> None:
+    other = build(device.publisher, "0.9", device.loader)
+    put_beside(device, other, "0.9")
+    device.rot("root-a", 0)
+    restarts(device, asked())
+    assert device.control.active_slot() == "b"
+    assert device.control.slot_state("b") == COUNTED
+    # Else the other one would see a committed slot that can start, and give way to it.
+    assert device.control.slot_state("a") == NO_ENTRY
+
+
+def test_the_visits_go_on_from_slot_to_slot_and_then_to_a_newer_version(
+    device: RescueDevice,
+) -> None:
+    put_beside(device, build(device.publisher, "0.9", device.loader), "0.9")
+    newer = second_image(device)
+    restarts(device, asked())
+    assert device.control.active_slot() == "a"
+    restarts(device)
+    assert device.control.active_slot() == "b"
+    assert device.starts.load().rescued == 2
+    restarts(device)
+    # Both are whole and do not become healthy: only something newer may help.
+    assert device.holds("b", newer)
+    record = device.store.load()
+    assert record.trial is not None and record.committed == 1
+    made = device.store.generations.load(record.trial.generation)
+    assert made is not None and (made.version, made.slot, made.parent) == ("2.0", "b", 1)
+    assert device.control.active_slot() == "b"
+
+
+def test_rot_in_a_boot_artifact_that_nobody_can_see_is_repaired_at_the_third_visit(
+    device: RescueDevice, image: BuiltImage
+) -> None:
+    with device.artifact("a").open("r+b") as file:
+        file.seek(50_000)
+        file.write(b"rot")
+    restarts(device, asked())
+    assert device.control.active_slot() == "a" and not device.holds("a", image)
+    restarts(device)
+    assert device.holds("a", image)
+    assert device.control.slot_state("a") == COUNTED
+
+
+def test_without_any_record_the_newest_version_is_installed(device: RescueDevice) -> None:
+    newer = second_image(device)
+    device.rot_all("a")
+    device.store.path.unlink()
+    for path in (device.store.root / "generations").iterdir():
+        path.unlink()
+    restarts(device, asked())
+    assert device.holds("a", newer)
+    assert device.control.active_slot() == "a"
+    assert device.store.read() is None
+
+
+def test_a_lost_loader_record_is_made_again(device: RescueDevice, image: BuiltImage) -> None:
+    if device.loader == "systemd-boot":
+        for path in (device.root / "run/orbital/boot/loader/entries").iterdir():
+            path.unlink()
+    else:
+        device.rot("environment", 0, 70_000)
+    restarts(device)
+    assert device.control.active_slot() == "a"
+    assert device.control.slot_state("a") == COUNTED
+    assert device.holds("a", image)
+
+
+def test_a_version_that_failed_here_is_neither_started_nor_installed(device: RescueDevice) -> None:
+    bad = second_image(device)
+    device.fill("b", bad)
+    device.store.generations.write(
+        Generation(2, "b", "gateway", "2.0", bad.index.root.root_hash, 1, 0, "update", "timer")
+    )
+    quarantine = Quarantine("2.0", "it never came up", 0, 2)
+    device.store.save(StateRecord(next_generation=3, committed=1, quarantined=(quarantine,)))
+    device.rot_all("a")
+    restarts(device, asked())
+    assert device.control.active_slot() == "a"
+    # Started twice in vain, and nothing is damaged: 2.0 is not tried all the same.
+    course = device.enter(Starts(rescued=2))
+    assert course.by_itself() is None
+    assert device.control.active_slot() == "a"
+    assert "no version that could help" in "\n".join(course.problems)
+
+
+def test_a_trial_that_used_up_its_tries_is_not_started_again(device: RescueDevice) -> None:
+    bad = build(device.publisher, "2.0", device.loader)
+    put_beside(device, bad, "2.0")
+    tries = (Attempt("boot-2", "early", "", 0),)
+    device.store.save(
+        StateRecord(next_generation=3, committed=1, trial=Trial(2, 3, "boot-1", tries))
+    )
+    device.rot_all("a")
+    restarts(device, asked())
+    assert device.control.active_slot() == "a"
+
+
+def test_nothing_left_says_what_a_person_must_bring(device: RescueDevice) -> None:
+    device.rot_all("a")
+    timestamp = device.publisher.repository / "metadata/timestamp.json"
+    timestamp.write_bytes(timestamp.read_bytes().replace(b'"version": 2', b'"version": 9'))
+    timestamp.write_bytes(timestamp.read_bytes()[:-40])
+    course = device.enter(asked())
+    waits = course.by_itself()
+    assert isinstance(waits, Wait) and waits.retry
+    assert "cannot trust" in "\n".join(course.problems)
+    brought = course.what_to_bring()
+    for word in ("gateway", "testboard", "metadata/", str(device.publisher.repository)):
+        assert word in brought
+    # Nothing was started, so nothing is counted.
+    assert device.starts.load().rescued == 0
+
+
+def test_six_starts_in_vain_and_rescue_stops(device: RescueDevice) -> None:
+    course = device.enter(Starts(rescued=6))
+    waits = course.by_itself()
+    assert waits is not None and not waits.retry
+    assert device.control.slot_state("a").successful
+
+
+def test_a_person_who_asked_is_waited_for_and_nothing_is_done(device: RescueDevice) -> None:
+    device.rot_all("a")
+    course = device.enter(wish(Starts(), "anna", "to look"))
+    before = device.path("root-a").read_bytes()
+    assert course.by_itself() == Wait("a person asked for rescue", retry=False)
+    assert device.path("root-a").read_bytes() == before
+    # An ordinary start is next, if the power is cut now.
+    assert not device.starts.load().rescue
+    # Nobody came: it goes on.
+    course.site.forget_person()
+    assert course.by_itself() is None
+    assert device.control.slot_state("a") == COUNTED
+
+
+def test_a_menu_entry_or_button_on_a_whole_device_waits_for_the_person(
+    device: RescueDevice,
+) -> None:
+    course = device.enter(Starts())
+    assert isinstance(course.by_itself(), Wait)
+    assert device.control.slot_state("a").successful
+
+
+@pytest.mark.parametrize("action", ["reset", "erase"])
+def test_a_wish_that_cannot_be_fulfilled_is_told_to_the_person(
+    device: RescueDevice, action: str
+) -> None:
+    record = replace(wish(Starts(), "anna", ""), action=action)
+    if action == "reset":
+        (device.root / "state/orbital/generations/2.json").mkdir()
+    course = device.enter(record)
+    assert isinstance(course.by_itself(), Wait)
+    assert course.problems
+    # It stays open: the person who asked is asked again after a restart.
+    assert device.starts.load().action == action
