@@ -8,7 +8,10 @@ the same checks.
 from __future__ import annotations
 
 import errno
+import os
+import stat
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from typing import Protocol
 
@@ -119,7 +122,7 @@ class DirectorySource:
             raise NotFoundError(f"cannot fetch {path} from {self.name}: not a path inside it")
         done = 0
         try:
-            with (self._directory / path).open("rb", buffering=0) as file:
+            with _opened(self._directory / path) as file:
                 file.seek(offset)
                 while block := file.read(BLOCK):
                     done += len(block)
@@ -139,3 +142,15 @@ class DirectorySource:
                 if removed
                 else "check that the files of the repository can be read",
             ) from error
+
+
+def _opened(path: Path) -> FileIO:
+    """The file, unbuffered. Raises OSError, also for what is no file: a pipe would never answer."""
+    # Asked first: merely opening a device may start something.
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return open(path, "rb", buffering=0, opener=_without_waiting)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)

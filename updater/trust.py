@@ -34,11 +34,12 @@ from pathlib import Path
 
 from tuf.api import exceptions
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
-from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from recovery import durable
 from recovery.errors import FetchError, OrbitalError, SpaceError, TrustError
+from recovery.reading import read_record
 from updater import seen as seen_record
+from updater.ngclient import FetcherInterface, Updater, UpdaterConfig
 from updater.seen import Seen
 from updater.source import NotFoundError, Source
 
@@ -46,6 +47,8 @@ _TOP = ("timestamp.json", "snapshot.json", "targets.json")
 # Names of delegated roles are data of the repository: only such become files beside seen.json.
 _DELEGATED = re.compile(r"(os|publisher-[a-z0-9_-]{1,63})\.json")
 _LARGEST = 8 << 20
+# The last second that a datetime can have, in the year 9999.
+_LAST = 253_402_300_799
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class TrustedRepository:
         # time the image was built and the last time a refresh succeeded. That
         # floor cannot run ahead for good: a refresh only succeeds before the
         # metadata expires, so a clock that is too far ahead never becomes it.
-        self._clock = max(int(now), built, self._seen.time)
+        self._clock = min(max(int(now), built, self._seen.time), _LAST)
         self._late = self._clock > int(now)
         self._targets = Targets()
         self._kept: set[str] = set()
@@ -88,9 +91,7 @@ class TrustedRepository:
         self._scratch = Path(tempfile.mkdtemp(prefix="orbital-tuf."))
         try:
             shutil.copyfile(anchor, self._scratch / "root.json")
-            for path in directory.iterdir():
-                if path.name in _TOP or _DELEGATED.fullmatch(path.name):
-                    shutil.copyfile(path, self._scratch / path.name)
+            self._take_cache()
             self._client = _Client(self._scratch, _SourceFetcher(source), self._clock)
         except (OSError, exceptions.RepositoryError) as error:
             self.close()
@@ -111,6 +112,16 @@ class TrustedRepository:
     def close(self) -> None:
         """Throws the scratch directory away; nothing in it is needed again."""
         shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _take_cache(self) -> None:
+        """What was verified before; it may be lost, so what cannot be read is left out."""
+        for path in self._directory.iterdir():
+            if path.name in _TOP or _DELEGATED.fullmatch(path.name):
+                try:
+                    data = read_record(path, _LARGEST)
+                except OSError:
+                    continue
+                (self._scratch / path.name).write_bytes(data)
 
     def refresh(self) -> None:
         """Fetches and verifies the current state of the repository, and remembers it durably.
@@ -185,7 +196,11 @@ class TrustedRepository:
             return
         fresh = (self._scratch / name).read_bytes()
         kept = self._directory / name
-        if not kept.is_file() or kept.read_bytes() != fresh:
+        try:
+            same = read_record(kept, _LARGEST) == fresh
+        except OSError:
+            same = False
+        if not same:
             durable.replace_file(kept, fresh)
         self._kept.add(name)
 

@@ -1,0 +1,1 @@
+"""Hostile and broken input, beside fuzzing: edited state, attacking repositories, failing disks."""
