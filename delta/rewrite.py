@@ -9,6 +9,7 @@ the difference and nothing else. See docs/delta-executables.md for the format.
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -173,6 +174,8 @@ def _code(region: Region, part: Part, moves: Moves, data: bytearray) -> None:
     """Changes the references of code."""
     machine, moved, bias = MACHINES[region.kind], region.moved, part.bias
     low, high, page = moves.low, moves.high, machine.page - 1
+    # As Moves.shift does: half of a program's references come through here.
+    starts, shifts = moves.starts, moves.shifts
     # Neighbours are in the same piece, and mostly refer to each other.
     first = last = own = 0
     for at, target, form in machine.find(data, part, low, high):
@@ -183,7 +186,7 @@ def _code(region: Region, part: Part, moves: Moves, data: bytearray) -> None:
             if not low <= here < high:
                 continue
             first, last, own = moves.piece(here)
-        shift = own if first <= target < last else moves.shift(target)
+        shift = own if first <= target < last else shifts[bisect_right(starts, target) - 1]
         if shift != own or shift & page:
             machine.change(data, at, form, here + own, target + shift)
 

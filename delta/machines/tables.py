@@ -5,7 +5,9 @@ Each function changes a part of the data in place.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import count
 from struct import Struct
 
 from delta.machines.machine import Part
@@ -23,22 +25,39 @@ def pointers(
     data: bytearray, part: Part, moves: Moves, *, width: int, stride: int, even: bool
 ) -> None:
     """Absolute addresses of width bytes, one every stride bytes. even: odd ones are bit maps."""
-    form = _POINTERS[width]
+    form, most = _POINTERS[width], 1 << 8 * width
     low, high = moves.low, moves.high
-    for at in range(part.start, part.end - width + 1, stride):
-        value = form.unpack_from(data, at)[0]
+    # As Moves.shift does: a program has more of these than of all else in its data.
+    starts, shifts = moves.starts, moves.shifts
+    for at, value in _entries(data, part, form, stride):
         if low <= value < high and not (even and value & 1):
-            moved = value + moves.shift(value)
-            if 0 <= moved < 1 << 8 * width:
-                form.pack_into(data, at, moved)
+            shift = shifts[bisect_right(starts, value) - 1]
+            if shift and 0 <= value + shift < most:
+                form.pack_into(data, at, value + shift)
+
+
+def _entries(data: bytearray, part: Part, form: Struct, stride: int) -> Iterator[tuple[int, int]]:
+    """Place and value of each entry that is in the part as a whole, one every stride bytes.
+
+    An entry may be changed before the next one is asked for.
+    """
+    start, size = part.start, part.end - part.start
+    whole = size // stride
+    with memoryview(data)[start : start + whole * stride] as view:
+        values = Struct(f"{form.format}{stride - form.size}x").iter_unpack(view)
+        for at, (value,) in zip(count(start, stride), values, strict=False):
+            yield at, value
+    last = start + whole * stride
+    # The last one needs nothing behind it.
+    if last + form.size <= part.end:
+        yield last, form.unpack_from(data, last)[0]
 
 
 def offsets(data: bytearray, part: Part, moves: Moves, *, stride: int, base: int) -> None:
     """Signed distances of 4 bytes from the address base, one every stride bytes."""
     low, high = moves.low, moves.high
     base_shift = moves.shift(base) if low <= base < high else 0
-    for at in range(part.start, part.end - 3, stride):
-        value = _INT.unpack_from(data, at)[0]
+    for at, value in _entries(data, part, _INT, stride):
         if low <= base + value < high:
             _put(data, at, value + moves.shift(base + value) - base_shift)
 
@@ -63,8 +82,7 @@ def downwards(data: bytearray, part: Part, moves: Moves, *, stride: int, base: i
     """Signed distances of 4 bytes back to the address base, one every stride bytes."""
     low, high = moves.low, moves.high
     base_shift = moves.shift(base) if low <= base < high else 0
-    for at in range(part.start, part.end - 3, stride):
-        value = _INT.unpack_from(data, at)[0]
+    for at, value in _entries(data, part, _INT, stride):
         if low <= base - value < high:
             _put(data, at, value + base_shift - moves.shift(base - value))
 
@@ -81,9 +99,8 @@ def indexes(data: bytearray, part: Part, moves: Moves) -> None:
 def places(data: bytearray, part: Part, moves: Moves, *, stride: int) -> None:
     """Signed distances of 4 bytes from where they are themselves, one every stride bytes."""
     low, high, bias = moves.low, moves.high, part.bias
-    for at in range(part.start, part.end - 3, stride):
+    for at, value in _entries(data, part, _INT, stride):
         place = at + bias
-        value = _INT.unpack_from(data, at)[0]
         if low <= place + value < high and low <= place < high:
             _put(data, at, value + moves.shift(place + value) - moves.shift(place))
 

@@ -15,8 +15,12 @@ from struct import Struct
 
 from delta.machines.machine import Part
 
-# CALL, JMP; Jcc; any ModR/M byte that is RIP-relative. Found at each place, overlapping or not.
-_REFERENCE = rb"(?s)(?=([\xe8\xe9]|\x0f[\x80-\x8f]|[\x05\x0d\x15\x1d\x25\x2d\x35\x3d])..."
+# CALL, JMP; Jcc behind 0F; any ModR/M byte that is RIP-relative. Found at each place, overlapping
+# or not. One set of bytes comes first: the regular expressions' engine looks for that quickly.
+_REFERENCE = (
+    rb"(?s)[\xe8\xe9\x80-\x8f\x05\x0d\x15\x1d\x25\x2d\x35\x3d]"
+    rb"(?:(?<![\x80-\x8f])|(?<=\x0f.))(?=..."
+)
 _DISPLACEMENT = Struct("<i")
 _ADDRESS = Struct("<I")
 # Form of an address that is an operand itself. Others are sizes of an immediate operand.
@@ -54,24 +58,28 @@ class X8664:
         self, data: bytearray, part: Part, low: int, high: int
     ) -> Iterator[tuple[int, int, int]]:
         """The form is the size of an immediate operand that follows."""
-        start, end, bias = part.start, part.end, part.bias
+        start, end, ahead = part.start, part.end, part.bias + 4
         read = _DISPLACEMENT.unpack_from
         immediate, operand, relative = _IMMEDIATE, _OPERAND, _RIP_RELATIVE
         free = start
         for found in _pattern(high - low).finditer(data, start, end):
-            at = found.end(1)
-            if found.start() < free:
-                continue
-            target: int = at + 4 + bias + read(data, at)[0]
+            at = found.end()
+            kind = data[at - 1]
             form = 0
-            if at - start >= 6 and data[at - 1] in relative and data[at - 2] != 0x0F:
-                opcode = data[at - 2]
-                if not operand[opcode] and not _is_long(data[at - 6 : at - 2]):
+            if kind in relative:
+                if at <= free:
                     continue
-                form = immediate[opcode]
-                if opcode & 0xFE == 0xF6 and data[at - 1] < 0x10:  # TEST
-                    form = 4 if opcode & 1 else 1
-                target += form
+                if at - start >= 6 and data[at - 2] != 0x0F:
+                    opcode = data[at - 2]
+                    if not operand[opcode] and not _is_long(data[at - 6 : at - 2]):
+                        continue
+                    form = immediate[opcode]
+                    if opcode & 0xFE == 0xF6 and kind < 0x10:  # TEST
+                        form = 4 if opcode & 1 else 1
+            # Jcc has two bytes.
+            elif at <= free + (kind < 0x90):
+                continue
+            target: int = at + ahead + read(data, at)[0] + form
             if low <= target < high:
                 yield at, target, form
                 free = at + 4
