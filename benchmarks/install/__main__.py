@@ -88,7 +88,9 @@ class Bench:
         self._reset(method)
         self._link.throttle(speed)
         before, requests = self._link.counters(), self._server.requests()
+        emulated = self._guest.processor_seconds()
         found = self._guest.ask("measure", _PATIENCE, command=self._command(method))
+        emulated = self._guest.processor_seconds() - emulated
         moved = self._link.counters() - before
         self._link.throttle(0)
         if found["code"]:
@@ -100,6 +102,7 @@ class Bench:
             round=number,
             seconds=found["seconds"],
             cpu=found["cpu"],
+            emulator=emulated,
             memory=found["memory"],
             down=moved.down,
             up=moved.up,

@@ -24,8 +24,9 @@ from imager.tools import Tools
 from imager.tree import Tree
 
 PACKAGES = (
-    "base-files", "dbus-daemon", "iproute2", "kmod", "mount", "python3", "python3-msgspec",
-    "python3-tuf", "python3-zstandard", "rauc", "rauc-service", "squashfs-tools", "util-linux",
+    "base-files", "dbus-daemon", "iproute2", "kmod", "mount", "python3", "python3-cryptography",
+    "python3-msgspec", "python3-tuf", "python3-zstandard", "rauc", "rauc-service",
+    "squashfs-tools", "util-linux",
 )  # fmt: skip
 # Beside those that the guest loads by name: what they ask for.
 _MORE_MODULES = ("sha256_ssse3",)

@@ -151,6 +151,11 @@ class Guest:
             raise ToolError(f"cannot run {command[0]} in the guest", details=str(done["output"]))
         return str(done["output"])
 
+    def processor_seconds(self) -> float:
+        """What the emulator has used of the host's processors so far (proc_pid_stat(5))."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def close(self) -> None:
         """Cuts the power."""
         children.end(self._process)

@@ -25,7 +25,7 @@ from updater import verity
 
 
 def run(method: str, seconds: float, *, speed: float = 20.0, number: int = 0) -> Run:
-    return Run(method, speed, number, seconds, 1.0, 50, 1000, 10, 4096, 3)
+    return Run(method, speed, number, seconds, 1.0, 1.0, 50, 1000, 10, 4096, 3)
 
 
 def test_the_ratio_compares_runs_of_the_same_round() -> None:
