@@ -128,10 +128,14 @@ def _another_attempt(record: StateRecord, trial: Trial, boot_id: str, now: int) 
     A refusal is written as this attempt's verdict, so that it holds even if
     early boot cannot reach the loader's record and userspace has to act on it.
     """
-    give_up = verdict_of(trial) or _over_tried(trial, len(trial.attempts) + 1)
+    give_up = verdict_of(trial)
+    if not passed(trial):  # Else the loader may have committed it, in its last try.
+        give_up = give_up or _over_tried(trial, len(trial.attempts) + 1)
     stage: Stage = "health" if give_up else "early"
     attempt = Attempt(boot_id=boot_id, stage=stage, detail=give_up, time=now)
     attempts = (*trial.attempts, attempt)[-(trial.tries + 1) :]
+    if passed(trial) and not passed(replace(trial, attempts=attempts)):
+        attempts = (trial.attempts[0], *attempts[1:])  # That it passed is not forgotten.
     record = replace(record, trial=replace(trial, attempts=attempts))
     return Choice(trial.generation, known=True, trial=True, record=record, give_up=give_up)
 

@@ -203,8 +203,11 @@ class Agent:
         if failed:
             self.manager.say(f"unhealthy, but committed: {failed}")
             return 1
+        slot, control = self.running.slot, self.boot_control
         with self.lock("affirm"):
-            self.boot_control.mark_successful(self.running.slot)
+            if not control.slot_state(slot).bootable:  # The loader had no other to start.
+                control.set_active(slot, self.config.trial.tries)
+            control.mark_successful(slot)
         return 0
 
     def note(self, stage: Stage, detail: str) -> None:
@@ -245,9 +248,8 @@ class Agent:
             apply(plan.commit(view, self.config.trial, _now()), self.store, self.boot_control)
             record = self.store.load()
             self.audit("os.commit", "done")
-        self.manager.say(
-            f"committed generation {self.running.number}, version {self.running.version}"
-        )
+        running = self.running
+        self.manager.say(f"committed generation {running.number}, version {running.version}")
         (self.root / TRIAL_FLAG).unlink(missing_ok=True)
         if record.probation is not None:
             (self.root / PROBATION_FLAG).touch()

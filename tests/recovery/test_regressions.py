@@ -10,6 +10,8 @@ import pytest
 from recovery import durable
 from recovery.boot import command_line
 from recovery.rollback import request_rollback
+from tests.recovery.loaders import GrubBench
+from tests.recovery.powercut import power_cut
 from tests.recovery.test_agent import UNHEALTHY, Machine
 
 
@@ -91,3 +93,47 @@ def test_the_commit_never_renames_the_entry_that_counts(
     machine.control.mark_successful("b")
     assert removed == [True]
     assert not counted.exists()
+
+
+def test_a_commit_in_the_last_try_that_is_cut_before_the_record_is_no_crash_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by the model check: the next start was one more than the tries that were granted."""
+    seen = set()
+    for number in range(20):
+        machine = Machine.factory(tmp_path / f"device{number}")
+        assert machine.run()
+        machine.install("2.0")
+        machine.load()  # The first of two tries panics.
+        agent = machine.boot()
+        assert agent is not None and agent.health() == 0
+        with power_cut(monkeypatch, number) as operations:
+            agent.commit()
+        committed = machine.control.slot_state("b").successful
+        for _ in range(5):  # Starts that end before anything is settled.
+            if committed and machine.store.load().trial is not None:
+                machine.boot()
+        while not machine.run():
+            pass
+        assert machine.running_version() == ("2.0" if committed else "1.0")
+        seen.add((committed, operations.happened))
+        if not operations.happened:
+            break
+    assert seen == {(False, True), (True, True), (True, False)}
+
+
+def test_a_committed_generation_that_the_loader_has_no_entry_for_gets_one(
+    tmp_path: Path,
+) -> None:
+    """Found by the model check: GRUB starts it when nothing else loads; health failed for ever."""
+    bench = GrubBench(tmp_path)
+    control = bench.control
+    control.mark_unbootable("a")
+    machine = Machine.factory(tmp_path / "device")
+    assert machine.run()
+    agent = machine.boot()
+    assert agent is not None
+    agent.boot_control = control
+    assert control.slot_state("a").bootable is False
+    assert agent.health() == 0
+    assert control.slot_state("a").successful
