@@ -1,4 +1,4 @@
-"""Records every write and flush that a guest sends to its disk, and reads the record back.
+"""Records every write and flush that a guest sends to its disk; reads and writes such records.
 
 The format is that of the kernel's dm-log-writes target
 (Documentation/admin-guide/device-mapper/log-writes.rst, drivers/md/dm-log-writes.c), written by
@@ -12,7 +12,7 @@ what the guest knew to be done when it sent a flush stands before that flush.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,3 +116,17 @@ def read_log(path: Path) -> Iterator[Request]:
                 fua=bool(flags & _FUA),
                 discard=discard,
             )
+
+
+def write_log(path: Path, requests: Iterable[Request]) -> None:
+    """Writes a log in the same format."""
+    count = 0
+    with path.open("wb") as log:
+        log.seek(SECTOR)
+        for request in requests:
+            flags = _FLUSH * request.flush | _FUA * request.fua | _DISCARD * request.discard
+            entry = _ENTRY.pack(request.offset // SECTOR, request.size // SECTOR, flags, 0)
+            log.write(entry.ljust(SECTOR, b"\0") + request.data)
+            count += 1
+        log.seek(0)
+        log.write(_SUPER.pack(_MAGIC, _VERSION, count, SECTOR).ljust(SECTOR, b"\0"))

@@ -157,10 +157,17 @@ def mount_state(root: Path, notes: list[str]) -> bool:
 
 
 def check_filesystem(device: Path, mode: str) -> str:
-    """Runs e2fsck: "-p" repairs what is safe, "-y" everything. Returns what to note."""
-    from recovery import process
+    """Runs e2fsck: "-p" repairs what is safe, "-y" everything. Returns what to note.
+
+    A superblock that is torn is made whole first: e2fsck would refuse it.
+    """
+    from recovery import process, superblock
     from recovery.errors import ToolError
 
+    try:
+        superblock.reseal(device)
+    except OSError as error:
+        return f"cannot read {device}: {error.strerror}"
     try:
         check = process.start(["/usr/sbin/e2fsck", "-f", mode, device])
     except ToolError as error:

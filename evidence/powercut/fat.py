@@ -73,14 +73,23 @@ class Fat:
 
     def read(self, path: str) -> Bytes:
         """The content of a file. Raises FatError when it is absent or its chain too short."""
-        directory, _, name = path.rpartition("/")
-        found = next((e for e in self.listing(directory) if e.name.lower() == name.lower()), None)
-        if found is None or found.directory:
-            raise FatError(f"no file {path}")
+        found = self._file(path)
         if not found.size:
             return np.zeros(0, dtype=np.uint8)
         runs = self._runs(found.cluster, -(-found.size // self._cluster))
         return np.concatenate([self._data[start:end] for start, end in runs])[: found.size]
+
+    def where(self, path: str) -> list[tuple[int, int]]:
+        """Where a file's clusters lie, in bytes. Raises FatError as `read`."""
+        found = self._file(path)
+        return self._runs(found.cluster, -(-found.size // self._cluster)) if found.size else []
+
+    def _file(self, path: str) -> Found:
+        directory, _, name = path.rpartition("/")
+        found = next((e for e in self.listing(directory) if e.name.lower() == name.lower()), None)
+        if found is None or found.directory:
+            raise FatError(f"no file {path}")
+        return found
 
     def _find(self, content: Bytes, name: str) -> Found:
         for found in _entries(content.tobytes()):

@@ -36,12 +36,16 @@ USUAL = Bounds()
 
 @dataclass(frozen=True)
 class Recording:
-    """A recorded operation: the disk before it, and the writes. config: of the device."""
+    """A recorded operation: the disk before it, and the writes.
+
+    config: of the device. images: what slots may hold; None to find them on the disk.
+    """
 
     name: str
     base: Path
     log: Path
     config: DeviceConfig
+    images: dict[str, Image] | None = None
 
 
 @dataclass
@@ -180,12 +184,12 @@ def find_images(
     And the partitions afterwards: they only grow.
     """
     content = np.memmap(recording.base, dtype=np.uint8, mode="c")
-    images: dict[str, Image] = {}
+    images = dict(recording.images or {})
     table: tuple[gpt.Partition, ...] = ()
     for _ in range(2):
         table = find_table(content)
         parts = {p.label: content[p.offset : p.offset + p.size] for p in table}
-        for slot in "ab":
+        for slot in "ab" if recording.images is None else "":
             try:
                 artifact = Fat(parts["esp"]).read(f"EFI/orbital/{slot}.efi")
                 image = read_image(slot, artifact, parts[f"root-{slot}"])

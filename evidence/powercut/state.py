@@ -24,7 +24,7 @@ import numpy as np
 
 from evidence.powercut.disk import BLOCK, Disk
 from qemu.errors import MachineError
-from recovery import process
+from recovery import process, superblock
 from recovery.packages.digest import file_digest
 
 MEMORY = "/dev/shm"
@@ -86,6 +86,7 @@ class StateReader:
                     out.seek(at)
                     out.write(piece.tobytes())
         self._loop, self._device = self._attach(backing)
+        self._backing = os.open(backing, os.O_RDONLY | os.O_CLOEXEC)
         # Keys (see Disk) of the blocks that the device holds and the base does not.
         self._holds: dict[int, int] = self._wanted()
         self._journal = self._find_journal(content)
@@ -103,18 +104,20 @@ class StateReader:
         """Gives the loop device back."""
         fcntl.ioctl(self._loop, _LOOP_CLR_FD)
         os.close(self._loop)
+        os.close(self._backing)
         self._stack.close()
 
     def read(self) -> Files:
         """What the state of the disk, as it is now, holds after its journal was replayed.
 
-        If it cannot be mounted it is repaired, as early boot does (recovery.early.mount_state).
+        If it cannot be mounted it is repaired, as early boot does (recovery.early, mount_state).
         """
         self._bring()
         self.mounted += 1
         problems = []
         for repair in ("", "-p", "-y"):
             if repair:
+                superblock.reseal(Path(self._device))
                 command = ["e2fsck", "-f", repair, self._device]
                 code = process.run(command, check=False, timeout=300).returncode
                 problems.append(f"e2fsck {repair} ended with code {code}")
@@ -221,17 +224,23 @@ class StateReader:
     def _different(self) -> set[int]:
         """Every block in which the device differs from the disk."""
         found: set[int] = set()
-        step = 256
-        for first in range(0, self._count, step):
-            count = min(step, self._count - first)
-            start = (self._start + first) * BLOCK
+        os.fsync(self._loop)
+        size, at = self._count * BLOCK, 0
+        while at < size:
+            # Where the file behind the device has a hole, device and disk are zero.
+            try:
+                at = os.lseek(self._backing, at, os.SEEK_DATA) // BLOCK * BLOCK
+            except OSError:
+                break
+            end = min(os.lseek(self._backing, at, os.SEEK_HOLE), size)
+            count = -(-(end - at) // BLOCK)
+            start = self._start * BLOCK + at
             wanted = self._disk.bytes[start : start + count * BLOCK]
-            there = np.frombuffer(
-                os.pread(self._loop, count * BLOCK, first * BLOCK), dtype=np.uint8
-            )
+            there = np.frombuffer(os.pread(self._loop, wanted.size, at), dtype=np.uint8)
             if not np.array_equal(wanted, there):
                 wrong = np.flatnonzero((wanted != there).reshape(-1, BLOCK).any(axis=1))
-                found.update(self._start + first + int(number) for number in wrong)
+                found.update(start // BLOCK + int(number) for number in wrong)
+            at += count * BLOCK
         return found
 
     def _find_journal(self, content: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> tuple[int, int]:

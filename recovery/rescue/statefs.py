@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from recovery import durable, mounts, process
+from recovery import durable, mounts, process, superblock
 from recovery.device import DeviceConfig
 from recovery.errors import OrbitalError, StateError, ToolError
 from recovery.partitions import find_partition
@@ -94,6 +94,11 @@ class StateFileSystem:
         """
         self.unmount()
         device = self.device()
+        try:
+            if superblock.reseal(device):
+                say("state: the superblock was torn; its checksum is right again")
+        except OSError as error:
+            say(f"state: cannot read {device}: {error.strerror}")
         for mode in ("-p", "-y"):
             check = process.run(["e2fsck", "-f", mode, device], timeout=CHECK_SECONDS, check=False)
             if check.returncode <= _CORRECTED:
