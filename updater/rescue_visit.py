@@ -167,8 +167,9 @@ class Course:
         """From one source. patience: seconds in which a source that is not there may come."""
         site = self.site
         deadline = time.monotonic() + patience
+        rescue = Rescue(self.device(), site.starts, site.whole(), site.reporter)
+        site.changed()
         while True:
-            rescue = Rescue(self.device(), site.starts, site.whole(), site.reporter)
             try:
                 done = reinstall(rescue, source, insist=insist, slot=slot, now=self.clock)
                 break
@@ -177,8 +178,6 @@ class Course:
                     raise
                 site.reporter.message(f"{error.brief}; trying again")
                 time.sleep(_NETWORK_PAUSE)
-            finally:
-                site.changed()
         site.reporter.message(
             f"{done.version} installed into slot {done.slot}: {done.fetched} bytes fetched, "
             f"{done.kept} kept, {done.written} written"

@@ -50,7 +50,8 @@ def begin(config: DeviceConfig, root: Path = Path("/")) -> Visit:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(codec.encode(visit))
     # ↓ Power cut: rescue comes once more, and takes the wish back then.
-    met = replace(record, rescue=False, asked=0, image="", starts=0)
+    reason = record.reason if record.action else ""
+    met = replace(record, rescue=False, reason=reason, asked=0, image="", starts=0)
     if file is not None and met != record:
         with suppress(OrbitalError):
             file.save(met)

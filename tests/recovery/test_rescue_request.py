@@ -89,6 +89,13 @@ def test_a_visit_takes_the_wish_back_and_remembers_it(root: Path) -> None:
     assert begin(RESCUED, root) == visit
 
 
+def test_a_reason_is_not_kept_for_a_later_visit(root: Path) -> None:
+    """Else one by the boot menu would be taken for one by itself."""
+    StartFile(root / "dev/vda2").save(Starts(rescue=True, reason="slot a cannot be opened"))
+    assert begin(RESCUED, root).reason == "slot a cannot be opened"
+    assert record(root) == Starts()
+
+
 @pytest.mark.parametrize("data", [b"", b"[]", json.dumps({"person": 1}).encode()])
 def test_a_damaged_note_of_the_visit_is_made_again(root: Path, data: bytes) -> None:
     (root / FILE).parent.mkdir(parents=True)
