@@ -173,7 +173,7 @@ def _write_tree(tree: HashTree, slot: Medium) -> None:
         for start in range(0, len(content), _BLOCK):
             wanted = memoryview(content)[start : start + _BLOCK]
             size = slot.read_back(offset + start, memory)
-            if memory[: min(size, len(wanted))] != wanted:
+            if bytes(memory[: min(size, len(wanted))]) != bytes(wanted):
                 raise StateError(
                     "cannot use the written slot: its hash tree reads back differently",
                     details=f"at byte {offset + start}",
@@ -264,7 +264,8 @@ def _transfer_artifact(
             source,
             artifact,
             resume=plan.resume,
-            check=lambda _offset, _data: None,
+            # It is read back as a whole below.
+            check=None,
             progress=reporter.progress,
             maker=maker,
             base=base,

@@ -3,8 +3,8 @@
 Worker threads take the runs one by one through two tasks. Place: make the run
 from the base image, or fetch → digest of the stored bytes → decompress; write
 what the medium does not hold yet. Then, once this thread has flushed the
-medium, check: read back what is there now and hand it to the check, which is
-what decides. hashlib, zstandard and the system calls release the interpreter's
+medium, check: read back what is there now, a piece at a time, and hand it to the
+check, which is what decides. hashlib, zstandard and the system calls release the interpreter's
 lock, so tasks of both kinds run beside each other on all cores. In memory are
 as many runs as there are workers, with their stored form.
 """
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 WORKERS = 4
 PATCHING_WORKERS = 2
-_COMPARED = 1 << 20
+# Bytes that are read of the medium at once, to compare and to check: they stay in the cache.
+_READ = 1 << 20
 # A worker gives back the memory of a longer run: these are few, and others need it meanwhile.
 _HELD = 8 << 20
 
@@ -71,7 +72,7 @@ def transfer(
     target: Medium,
     *,
     resume: bool,
-    check: Check,
+    check: Check | None,
     progress: Callable[[int, int], None],
     maker: Maker | None = None,
     base: Base | None = None,
@@ -79,9 +80,10 @@ def transfer(
     """Writes the runs to the target and reads all of it back through check(offset, data).
 
     resume: pieces that the target already holds are recognised by their
-    digest and not fetched. check is called in several threads, once for each
-    run, in any order; data is only valid during the call. progress(done,
-    total) counts bytes read back, in this thread. maker, base: what makes the
+    digest and not fetched. check is called in several threads, in any order, with
+    pieces of whole blocks; data is only valid during the call. Without one nothing is
+    read back: that is left to the caller. progress(done, total) counts bytes that are
+    done with, in this thread. maker, base: what makes the
     runs that need not be fetched in full; without them all are.
 
     Power cut at any point: some pieces are on the medium, some are not; the
@@ -175,7 +177,7 @@ class _Job:
         target: Medium,
         *,
         resume: bool,
-        check: Check,
+        check: Check | None,
         maker: Maker | None,
         base: Base | None,
     ) -> None:
@@ -239,18 +241,17 @@ class _Job:
 
     def _work(self) -> None:
         memory = medium.buffer(self._memory_size)
-        scratch = medium.buffer(_COMPARED)
+        scratch = medium.buffer(_READ)
         try:
             while (task := self._next()) is not None:
                 kind, run = task
                 if kind == "placed":
                     self._place(run, memory, scratch)
+                    if run.size > _HELD:
+                        medium.forget(memory)
                 else:
-                    size = self._target.read_back(run.offset, memory)
-                    self._check(run.offset, memory[: min(size, run.size)])
+                    self._read_back(run, scratch)
                 self._results.put(task)
-                if run.size > _HELD:
-                    medium.forget(memory)
         except BaseException as error:
             self._results.put(error)
 
@@ -283,6 +284,16 @@ class _Job:
         for piece in left:
             self._write(piece, fetch_segment(self._source, piece.segment, memory), scratch)
             self._count(fetched=piece.segment.stored_size)
+
+    def _read_back(self, run: Run, scratch: memoryview) -> None:
+        """Hands what the target holds of the run to the check."""
+        if self._check is None:
+            return
+        for start in range(0, run.size, len(scratch)):
+            wanted = min(len(scratch), run.size - start)
+            place = run.offset + start
+            size = self._target.read_back(place, scratch[: medium.aligned(wanted)])
+            self._check(place, scratch[: min(size, wanted)])
 
     def _present(self, piece: Piece, memory: memoryview) -> bool:
         if not self._resume:
