@@ -92,7 +92,7 @@ def _guided(target: Target, work: Path, seconds: int, found: Found, *, keep: boo
     options = [
         f"-max_total_time={seconds}", f"-max_len={target.longest}", "-print_final_stats=1",
         f"-artifact_prefix={crashes}/", f"-timeout={round(target.seconds * 3)}", "-verbosity=0",
-        "-rss_limit_mb=2048",
+        "-rss_limit_mb=1536", f"-malloc_limit_mb={target.memory}",
     ]  # fmt: skip
     done = process.run(
         [sys.executable, "-m", "evidence.fuzz.guided", target.name, *options, corpus],

@@ -37,7 +37,8 @@ def main(arguments: Sequence[str]) -> None:
 
     run.judge_quietly(target)
     atheris.Setup([sys.argv[0], *options], once, custom_mutator=change)
-    with run.limits(target):
+    # libFuzzer has its own limits of memory, and needs more for itself as it learns.
+    with run.limits(target, memory=False):
         atheris.Fuzz()
 
 

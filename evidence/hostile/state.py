@@ -262,6 +262,10 @@ def _unchanged(machine: Machine, before: str) -> str:
     return "" if machine.seen_outside() == before else "a link was followed, or an entry changed"
 
 
+def _no_waiting(fd: object) -> None:
+    del fd
+
+
 def main(arguments: list[str]) -> None:
     """Runs cases and prints what came of them."""
 
@@ -274,7 +278,7 @@ def main(arguments: list[str]) -> None:
     early.KERNEL_FILE_SYSTEMS = {}
     # No power is cut here, and others' disks need not be waited for.
     os.sync = lambda: None
-    os.fsync = lambda _fd: None
+    os.fsync = _no_waiting
     signal.signal(signal.SIGALRM, hang)
     base = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
     machine = Machine(base)
