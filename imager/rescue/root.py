@@ -110,7 +110,6 @@ def rescue_tree(
         wanted += _files_of(base, package)
     _take(tree, base, wanted)
     tree.symlink("usr/bin/python3", PurePosixPath(base.resolve("usr/bin/python3")).name)
-    tree.symlink("usr/sbin/init", "../bin/busybox")
     for name, target in _LINKS.items():
         tree.symlink(f"usr/sbin/{name}", target)
     for applet in APPLETS:
