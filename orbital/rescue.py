@@ -127,7 +127,8 @@ def _diagnose(_args: argparse.Namespace, output: Output) -> int:
     course = open_course(output)
     with course.site.lock():
         found = course.site.diagnose()
-    output.result(as_document(found, next_repair(found)), "\n".join(described(found)))
+    site = course.site
+    output.result(as_document(site, found, next_repair(found)), "\n".join(described(site, found)))
     return 0
 
 

@@ -88,7 +88,7 @@ class Console:
         course = self._course
         try:
             found = course.site.diagnose()
-            for line in described(found):
+            for line in described(course.site, found):
                 self.say(line)
         except (OrbitalError, OSError) as error:
             self.say(str(error))
@@ -164,7 +164,7 @@ class Console:
 
     def _diagnose(self) -> bool:
         found: Diagnosis = self._course.site.diagnose()
-        for line in described(found):
+        for line in described(self._course.site, found):
             self.say(line)
         return False
 

@@ -126,10 +126,10 @@ def reinstall(
 ) -> Reinstalled:
     """Installs from one source, and lets the loader start it next. The caller holds the lock.
 
-    insist: a slot where nothing was damaged is started, too; otherwise that is no reason
-    to hope, and the next choice is taken. slot: only what goes into this one. Raises
-    TrustError, FetchError, SpaceError, StateError, BootControlError, and RefusedError when
-    nothing is offered that could help.
+    insist: a person wants it: the start is not counted, and a slot where nothing was damaged
+    is started, too; otherwise that is no reason to hope, and the next choice is taken. slot:
+    only what goes into this one. Raises TrustError, FetchError, SpaceError, StateError,
+    BootControlError, and RefusedError when nothing is offered that could help.
     """
     device = rescue.device
     rescue.reporter.stage(f"look for an image at {source_name}")
@@ -198,7 +198,8 @@ def _install(
     if choice.in_place and not written and not insist:
         return None
     # ↓ Power cut: the slot is whole, and the next visit finds that.
-    count_start(rescue.starts)
+    if not insist:
+        count_start(rescue.starts)
     other_whole = other_slot(choice.slot) in rescue.whole
     if as_trial and committed is not None:
         number = _on_trial(choice, chosen, device, committed, other_whole)

@@ -224,7 +224,7 @@ class Course:
         return "; ".join(lines)
 
 
-def described(found: Diagnosis) -> list[str]:
+def described(site: Site, found: Diagnosis) -> list[str]:
     """A diagnosis for people, one line for each thing."""
     lines = [f"boot control: {found.boot}", f"state: {found.state}"]
     for slot in SLOTS:
@@ -233,13 +233,16 @@ def described(found: Diagnosis) -> list[str]:
         if what.refused:
             words += f"; not started by itself: {what.refused}"
         lines.append(f"slot {slot}: {words}" + (", committed" if slot == found.first else ""))
+    if site.visit.starts:
+        lines.append(f"starts of a slot that did not become healthy: {site.visit.starts}")
     if found.rescued:
         lines.append(f"starts by rescue since the last healthy one: {found.rescued}")
-    return lines
+    return lines + site.story().lines()
 
 
-def as_document(found: Diagnosis, repair: Repair) -> dict[str, object]:
+def as_document(site: Site, found: Diagnosis, repair: Repair) -> dict[str, object]:
     """A diagnosis for programs, with what rescue would do next."""
+    story = site.story()
     return {
         "boot_control": found.boot,
         "state": found.state,
@@ -248,11 +251,18 @@ def as_document(found: Diagnosis, repair: Repair) -> dict[str, object]:
                 "whole": found.slot(slot).whole,
                 "damage": found.slot(slot).damage,
                 "refused": found.slot(slot).refused,
+                "loader": dict(story.loader)[slot],
             }
             for slot in SLOTS
         },
         "committed": found.first,
+        "reason": site.visit.reason,
+        "starts": site.visit.starts,
         "rescued": found.rescued,
         "action": found.action,
+        "trial": story.trial,
+        "quarantined": list(story.quarantined),
+        "history": list(story.events),
+        "packages_missing": list(story.missing),
         "next": type(repair).__name__,
     }

@@ -16,6 +16,7 @@ from recovery.rescue.decide import Diagnosis, SlotDiagnosis
 from recovery.rescue.settle import committed_generation
 from recovery.rescue.slot import Content, inspect
 from recovery.rescue.statefs import StateFileSystem
+from recovery.rescue.story import Story, tell
 from recovery.rescue.visit import Visit, begin
 from recovery.slots import SLOTS, BootControl, Slot
 from recovery.starts import StartFile, open_starts
@@ -117,6 +118,13 @@ class Site:
             first=first,
             tried=frozenset(self.tried),
         )
+
+    def story(self) -> Story:
+        """How it came to this, from the records."""
+        control: BootControl | None = None
+        with suppress(OrbitalError):
+            control = self.boot_control()
+        return tell(self.store, control)
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -24,7 +24,10 @@ def count_start(starts: StartFile | None) -> int:
     never end, so a person has to let it start.
     """
     if starts is None:
-        return 0
+        raise BootControlError(
+            "cannot count this start: the partition with the start record is not there",
+            resolution="start a slot by hand: orbital rescue start",
+        )
     before = starts.load()
     wanted = replace(before, rescue=False, asked=0, image="", starts=0, rescued=before.rescued + 1)
     starts.save(wanted)

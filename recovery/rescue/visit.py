@@ -24,13 +24,15 @@ class Visit(Value):
     action: what it is to do, until it is done. reason: empty when nobody asked,
     that is when the loader had nothing else to start, or a menu or button was used.
     person: whether somebody asked for it. rescued: slots that rescue has started
-    since a start was healthy, before this visit.
+    since a start was healthy, before this visit. starts: unfinished ones of a slot that
+    the initramfs had counted.
     """
 
     action: Action = ""
     reason: str = ""
     person: bool = False
     rescued: int = 0
+    starts: int = 0
 
 
 def begin(config: DeviceConfig, root: Path = Path("/")) -> Visit:
@@ -46,7 +48,7 @@ def begin(config: DeviceConfig, root: Path = Path("/")) -> Visit:
     with suppress(OrbitalError):
         file = open_starts(config, root)
     record = file.load() if file is not None else Starts()
-    visit = Visit(record.action, record.reason, record.by_person, record.rescued)
+    visit = Visit(record.action, record.reason, record.by_person, record.rescued, record.starts)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(codec.encode(visit))
     # ↓ Power cut: rescue comes once more, and takes the wish back then.
@@ -66,4 +68,5 @@ def _decode(data: bytes) -> Visit:
         reason=codec.text,
         person=codec.truth,
         rescued=codec.number,
+        starts=codec.number,
     )

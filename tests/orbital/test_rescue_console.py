@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from orbital.rescue_console import Console, Spoken
+from recovery.generations import Generation
 from recovery.starts import Starts, wish
+from recovery.state import Attempt, Quarantine, StateRecord, Trial
+from recovery.value import replace
 from tests.updater.images import BuiltImage
 from tests.updater.publisher import Publisher
 from tests.updater.rescue_site import Notes, RescueDevice, build
@@ -69,8 +72,26 @@ def test_a_person_sees_the_diagnosis_and_leaves(bench: Bench) -> None:
     said = bench.run(PERSON, "", "x", "1", "8")
     assert "slot a: whole, committed" in said
     assert "slot b: damaged" in said
+    assert "loader, slot a: starts without counting" in said
+    assert "committed: generation 1, version 1.0, slot a" in said
     assert bench.restarts == 1
     assert bench.device.control.slot_state("a") == before
+
+
+def test_the_diagnosis_says_why_a_slot_was_given_up(bench: Bench) -> None:
+    device = bench.device
+    device.store.generations.write(
+        Generation(2, "b", "gateway", "2.0", "ab" * 32, 1, 0, "update", "timer")
+    )
+    attempts = (Attempt("boot-2", "early", "", 0),)
+    quarantine = Quarantine("1.9", "its checks failed", 0, 3)
+    device.store.save(
+        StateRecord(3, 1, trial=Trial(2, 3, "boot-1", attempts), quarantined=(quarantine,))
+    )
+    said = bench.run(replace(PERSON, starts=5, image="ab" * 16), "8")
+    assert "trial: generation 2, version 2.0, slot b: stopped before its services" in said
+    assert "quarantined: 1.9: its checks failed" in said
+    assert "starts of a slot that did not become healthy: 5" in said
 
 
 def test_nobody_comes_and_the_visit_goes_on_by_itself(bench: Bench) -> None:

@@ -215,6 +215,18 @@ def test_six_starts_in_vain_and_rescue_stops(device: RescueDevice) -> None:
     assert device.control.slot_state("a").successful
 
 
+@pytest.mark.parametrize("loader", ["systemd-boot"], indirect=True)
+def test_what_cannot_be_counted_is_not_started_by_itself(device: RescueDevice) -> None:
+    """Else a slot that never becomes healthy and rescue might start each other for ever."""
+    (device.root / "sys/class/block/vda1/uevent").write_text("PARTNAME=other\n")
+    device.rot("root-a", 0)
+    course = device.enter()
+    assert isinstance(course.by_itself(), Wait)
+    assert "cannot count this start" in "\n".join(course.problems)
+    course.start("a", counted=False)
+    assert device.control.slot_state("a") == COUNTED
+
+
 def test_a_person_who_asked_is_waited_for_and_nothing_is_done(device: RescueDevice) -> None:
     device.rot_all("a")
     course = device.enter(wish(Starts(), "anna", "to look"))
