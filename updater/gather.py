@@ -2,7 +2,7 @@
 
 A slice from the base counts by its digest; one that is wrong there is fetched like one that is
 missing. A segment counts by its signed digest. Whatever goes wrong ends in the segment being
-fetched in full; what failed attempts cost is bounded as for deltas (`updater.patches`).
+fetched in full; what failed attempts cost is bounded (`updater.ledger`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from delta.frame import Base
 from manifests.delta import Part
 from manifests.index import chunk_path
 from manifests.slices import digest_of
-from updater.patches import LIMIT, Patches
+from updater.ledger import Ledger
 from updater.runs import Run, Slice
 from updater.source import NoRangesError, NotFoundError, Source, read
 
@@ -45,36 +45,19 @@ class Gather:
     """The slices of one update. Usable from several threads; one makes a run at a time, so
     that memory is bounded by one run and a few packs.
 
-    fetched: bytes of map and packs. wasted: those of segments that failed. made: bytes that came
-    from the base; spared: bytes that need not be fetched for it. notes: what failed and why,
-    for people.
+    made: bytes that came from the base. notes: what failed and why, for people.
     """
 
-    def __init__(self, source: Source, full_size: int, patches: Patches) -> None:
-        """full_size: bytes in full. patches: what shares the limit with it."""
+    def __init__(self, source: Source, ledger: Ledger) -> None:
         self._source = source
-        self._patches = patches
-        self._limit = int(full_size * LIMIT)
+        self._ledger = ledger
         self._packs: dict[str, bytes] = {}
         self._ranges = True
-        self._kept = 0
+        # What the attempt that is being made has fetched.
+        self._fetched = 0
         self._lock = threading.Lock()
-        self.fetched = 0
-        self.wasted = 0
         self.made = 0
-        self.spared = 0
         self.notes: list[str] = []
-
-    def charge(self, size: int) -> None:
-        """Counts the bytes of the map."""
-        with self._lock:
-            self.fetched += size
-            self._patches.elsewhere = max(0, self.fetched - self.spared)
-
-    def keep(self, run: Run) -> None:
-        """Says that an interrupted install has made the run."""
-        with self._lock:
-            self._kept += run.full_size - run.cost
 
     def make(self, run: Run, base: Base, into: memoryview) -> bool:
         """Fills into, which has the run's size; False when the run has to be fetched in full.
@@ -83,17 +66,15 @@ class Gather:
         gone for a full fetch, too.
         """
         with self._lock:
-            before = self.fetched
+            self._fetched = 0
             try:
                 self._fill(run, base, into)
-                self.spared += run.full_size
-                return True
             except _Failed as error:
-                self.wasted += self.fetched - before
+                self._ledger.add(wasted=self._fetched)
                 self._note(f"some segments are fetched whole: {error}")
                 return False
-            finally:
-                self._patches.elsewhere = max(0, self.fetched - self.spared)
+            self._ledger.add(spared=run.full_size)
+            return True
 
     def _fill(self, run: Run, base: Base, into: memoryview) -> None:
         missing = [item for item in run.slices if not _copied(item, run, base, into)]
@@ -101,12 +82,8 @@ class Gather:
         cost = sum(self._cost(item) for item in ranges)
         if cost >= run.full_size:
             raise _Failed("their slices cost more")
-        beyond = self.fetched + self._patches.fetched - self.spared - self._patches.spared
-        # While nothing went wrong, what an interrupted install has saved may be risked as well.
-        if not (self.wasted or self._patches.wasted):
-            beyond -= self._kept
-        if beyond + cost > self._limit:
-            raise _Failed(f"failed attempts may cost {self._limit} bytes at most")
+        if not self._ledger.allows(cost):
+            raise _Failed(f"failed attempts may cost {self._ledger.limit} bytes at most")
         for found in ranges:
             content = self._content(found)
             for item in found.slices:
@@ -132,7 +109,7 @@ class Gather:
             if self._ranges and size < part.size:
                 try:
                     content = b"".join(self._source.open_range(path, found.offset, size))
-                    self.fetched += len(content)
+                    self._count(content)
                     return content
                 except NoRangesError as error:
                     self._ranges = False
@@ -147,12 +124,16 @@ class Gather:
 
     def _take(self, part: Part, path: str, content: bytes) -> None:
         """Keeps a whole pack, as the last few, for neighbours need them as well."""
-        self.fetched += len(content)
+        self._count(content)
         if len(content) != part.size or hashlib.sha256(content).hexdigest() != part.sha256:
             raise _Failed(f"{path} is damaged or tampered with")
         while len(self._packs) >= _PACKS:
             del self._packs[next(iter(self._packs))]
         self._packs[part.sha256] = content
+
+    def _count(self, content: bytes) -> None:
+        self._fetched += len(content)
+        self._ledger.add(fetched=len(content))
 
     def _note(self, text: str) -> None:
         if text not in self.notes:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from delta.frame import Base
 from recovery.errors import OrbitalError
 from updater.gather import Gather
+from updater.ledger import Ledger
 from updater.patches import Patches
 from updater.runs import Piece, Run, Way
 from updater.source import Source
@@ -42,9 +43,10 @@ class Making:
         map_size: bytes of the map of the slices that the way has already.
         """
         runs = (*way.root, *way.boot)
-        self._patches = Patches(source, runs, full_size)
-        self._gather = Gather(source, full_size, self._patches)
-        self._gather.charge(map_size)
+        self._ledger = Ledger(full_size)
+        self._ledger.look_up(map_size)
+        self._patches = Patches(source, runs, self._ledger)
+        self._gather = Gather(source, self._ledger)
         self._look = look
         self._slices = _by_segment(way)
         self._lock = threading.Lock()
@@ -53,12 +55,12 @@ class Making:
     @property
     def fetched(self) -> int:
         """See the class."""
-        return self._patches.fetched + self._gather.fetched
+        return self._ledger.fetched
 
     @property
     def wasted(self) -> int:
         """See the class."""
-        return self._patches.wasted + self._gather.wasted
+        return self._ledger.wasted
 
     @property
     def made(self) -> int:
@@ -83,7 +85,7 @@ class Making:
             if self._patches.make(run, base, into, instead):
                 return ()
         if run.slices and not missing:
-            self._gather.keep(run)
+            self._ledger.add(kept=run.full_size - run.cost)
         slices = self._known_slices(needed=run.payload is not None)
         left = []
         for piece in missing:
@@ -105,7 +107,7 @@ class Making:
                     brief = error.brief if isinstance(error, OrbitalError) else str(error)
                     self._notes.append(f"{brief}: what the delta cannot make is fetched in full")
                 else:
-                    self._gather.charge(size)
+                    self._ledger.look_up(size)
                     self._slices = _by_segment(way)
             return self._slices
 

@@ -2,9 +2,7 @@
 
 Every way in which this can fail ends in the run being fetched in full: the part
 is not there, damaged, not decodable, the base cannot be read, or the result
-is not what was signed. What failed attempts cost is bounded: one that could take
-the whole over LIMIT more than a full download is not begun. What has been saved may
-be risked: then the whole is less all the same.
+is not what was signed. What failed attempts cost is bounded (`updater.ledger`).
 """
 
 from __future__ import annotations
@@ -18,36 +16,27 @@ from delta.errors import DeltaError
 from delta.frame import Base, apply
 from manifests.delta import Part
 from manifests.index import chunk_path
+from updater.ledger import Ledger
 from updater.runs import Payload, Run
 from updater.source import NotFoundError, Source
-
-LIMIT = 0.02
-"""What failed attempts may cost beyond a full download, as a share of it."""
 
 
 class Patches:
     """The payloads of one update. Usable from several threads; one makes a run at a time,
     so that memory is bounded by one run, its references and the parts in use.
 
-    fetched: bytes of parts. wasted: those of attempts that failed. made: bytes that came from
-    the base; spared: bytes that need not be fetched for it. elsewhere: what other attempts,
-    which share the limit, have cost beyond what they spared. notes: what failed and why, for
-    people.
+    made: bytes that came from the base. notes: what failed and why, for people.
     """
 
-    def __init__(self, source: Source, runs: Iterable[Run], full_size: int) -> None:
-        """runs: all that will be asked for, of all streams. full_size: bytes in full."""
+    def __init__(self, source: Source, runs: Iterable[Run], ledger: Ledger) -> None:
+        """runs: all that will be asked for, of all streams."""
         self._source = source
-        self._limit = int(full_size * LIMIT)
+        self._ledger = ledger
         self._users = Counter(run.payload.part.sha256 for run in runs if run.payload)
         self._parts: dict[str, bytes] = {}
         self._failed: set[str] = set()
         self._lock = threading.Lock()
-        self.fetched = 0
-        self.wasted = 0
         self.made = 0
-        self.spared = 0
-        self.elsewhere = 0
         self.notes: list[str] = []
 
     def make(self, run: Run, base: Base, into: memoryview, instead: int) -> bool:
@@ -68,11 +57,11 @@ class Patches:
             finally:
                 self._release(payload.part)
             if problem:
-                self.wasted += payload.size
+                self._ledger.add(wasted=payload.size)
                 self._note(f"bytes {run.offset} to {run.offset + run.size}: {problem}")
                 return False
             self.made += run.size
-            self.spared += instead
+            self._ledger.add(spared=instead)
             return True
 
     def skip(self, run: Run) -> None:
@@ -96,18 +85,20 @@ class Patches:
 
     def _fetch(self, part: Part) -> bytes | None:
         name = chunk_path(part.sha256)
-        risk = min(self.wasted, self.fetched - self.spared) + self.elsewhere
-        if risk + part.size > self._limit:
-            self._note(f"{name} is not tried: failed attempts may cost {self._limit} bytes at most")
+        ledger = self._ledger
+        if not ledger.allows(part.size):
+            self._note(
+                f"{name} is not tried: failed attempts may cost {ledger.limit} bytes at most"
+            )
             return None
         try:
             content = b"".join(self._source.open(name, part.size))
         except NotFoundError as error:
             self._note(error.brief)
             return None
-        self.fetched += len(content)
+        ledger.add(fetched=len(content))
         if len(content) != part.size or hashlib.sha256(content).hexdigest() != part.sha256:
-            self.wasted += len(content)
+            ledger.add(wasted=len(content))
             self._note(f"{name} is damaged or tampered with")
             return None
         return content

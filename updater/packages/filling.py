@@ -81,10 +81,12 @@ class Filling:
     def _make(self, fd: int, todo: Collection[Piece], done: Callable[[int], None]) -> set[Piece]:
         """Places what the delta makes of the pieces; which these are."""
         # Decoders are loaded where they are needed.
+        from updater.ledger import Ledger
         from updater.patches import Patches
 
         runs = sorted((run for run in self._parcel.runs if run.payload), key=_by_part)
-        patches = Patches(self._source, runs, self._parcel.full_bytes)
+        ledger = Ledger(self._parcel.full_bytes)
+        patches = Patches(self._source, runs, ledger)
         made: set[Piece] = set()
         left = _size(todo)
         memory = memoryview(bytearray(max(run.size for run in runs)))
@@ -104,8 +106,8 @@ class Filling:
                     made.update(missing)
                     left -= _size(missing)
                     done(left)
-        self.fetched += patches.fetched
-        self.wasted = patches.wasted
+        self.fetched += ledger.fetched
+        self.wasted = ledger.wasted
         self.made = _size(made)
         self.notes = tuple(patches.notes)
         return made
