@@ -109,6 +109,7 @@ class Course:
         else:
             if site.diagnose(slots=False).state == "damaged":
                 site.state.repair(say)
+            site.require_state()
             who = site.visit.reason.removeprefix("asked by ") or "rescue"
             identity = boot_id(site.root)
             made = reset(site.store, site.boot_control(), who=who, boot_id=identity)

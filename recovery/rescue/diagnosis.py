@@ -76,6 +76,11 @@ class Site:
             return StateStore(self.state.directory / "orbital")
         return StateStore(self.root / SPARE_STATE)
 
+    def require_state(self) -> None:
+        """Raises StateError when there is no state partition that could be changed."""
+        if self.root == Path("/"):
+            self.state.mount()
+
     def boot_control(self) -> BootControl:
         """Raises BootControlError."""
         return open_in_rescue(self.config, self.root)
