@@ -1,0 +1,1 @@
+"""Termination: the boot decision and each boot loader, model-checked together."""

@@ -1,0 +1,116 @@
+"""`python -m evidence model`: the boot decision with every loader, to the last state.
+
+For each kind of loader, without and with a rescue system, with `--damage` events of
+damage: explores every state (evidence.model.explore says which events there are), then
+lets every state come to rest in every world (evidence.model.check). Checked:
+
+* a committed image is never lost, and something can start it;
+* a half-written slot is never started, nor by itself a version that is quarantined;
+* without anything from outside every device comes to rest: in a slot, or, when none is
+  healthy, in the rescue system; never in a circle;
+* a healthy slot that may be started is reached, and the most boots that it takes.
+
+`--states N` stops an exploration there: a sample, which is not written as a result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+
+from evidence.model.check import Findings, check_rest, check_states
+from evidence.model.device import Board
+from evidence.model.explore import Explored, Limits, explore
+from evidence.model.records import KINDS
+from evidence.result import record
+
+
+@dataclass(frozen=True)
+class Scope:
+    """One exploration. starts: unfinished starts before rescue is asked for. states: 0 for all."""
+
+    kind: str
+    rescue: bool
+    damage: int
+    starts: int
+    states: int
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the options."""
+    parser.add_argument("--loader", choices=KINDS, action="append", help="only this one")
+    parser.add_argument("--damage", type=int, default=1, help="how often something rots")
+    parser.add_argument(
+        "--starts", type=int, default=3, help="unfinished starts before rescue is asked for"
+    )
+    parser.add_argument("--states", type=int, default=0, help="stop there: a sample")
+    parser.add_argument("--without-rescue", action="store_true", help="only boards without it")
+
+
+def check(scope: Scope) -> tuple[Explored, Findings]:
+    """Explores and checks; says on the console what was found."""
+    begun = time.monotonic()
+    board = Board(scope.kind, scope.rescue, most_starts=scope.starts)  # type: ignore[arg-type]
+    explored = explore(board, Limits(damage=scope.damage), most=scope.states)
+    findings = Findings()
+    check_states(explored, findings)
+    for network in (True, False) if scope.rescue else (False,):
+        check_rest(explored, findings, network=network)
+    print(
+        f"{scope.kind}, {'rescue' if scope.rescue else 'no rescue'}, damage {scope.damage}: "
+        f"{len(explored.found)} states{'' if explored.complete else ' (a sample)'}, "
+        f"{explored.transitions} transitions, {findings.runs} runs to rest, "
+        f"{findings.longest} boots at most, {time.monotonic() - begun:.0f} s",
+        flush=True,
+    )
+    for kind, text in findings.wrong.items():
+        print(f"  WRONG ({findings.often[kind]} times): {kind}: {text}", flush=True)
+    return explored, findings
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The campaign."""
+    code = 0
+    for kind in arguments.loader or KINDS:
+        begun = time.monotonic()
+        scopes = [Scope(kind, False, 0, arguments.starts, arguments.states)]
+        if not arguments.without_rescue:
+            scopes.append(Scope(kind, True, 0, arguments.starts, arguments.states))
+        if not arguments.without_rescue and arguments.damage:
+            scopes.append(Scope(kind, True, arguments.damage, arguments.starts, arguments.states))
+        counts: dict[str, int] = {}
+        wrong: list[str] = []
+        complete = True
+        for scope in scopes:
+            explored, findings = check(scope)
+            complete = complete and explored.complete
+            name = "with rescue" if scope.rescue else "without rescue"
+            if scope.damage:
+                name = f"with rescue and damage ({scope.damage})"
+            for count, number in (
+                ("states", len(explored.found)),
+                ("transitions", explored.transitions),
+                ("runs to rest", findings.runs),
+            ):
+                counts[count] = counts.get(count, 0) + number
+                counts[f"{count} {name}"] = number
+            counts[f"boots to rest at most, {name}"] = findings.longest
+            wrong += [
+                f"{name}: {kind_of} ({findings.often[kind_of]} runs): {text}"
+                for kind_of, text in findings.wrong.items()
+            ]
+        code = max(code, int(bool(wrong)))
+        if complete:
+            options = f" --damage {arguments.damage} --starts {arguments.starts}"
+            options += " --without-rescue" if arguments.without_rescue else ""
+            record(
+                "model",
+                f"python -m evidence model --loader {kind}{options}",
+                counts,
+                seconds=time.monotonic() - begun,
+                board=kind,
+                wrong=wrong,
+                folder=arguments.results,
+            )
+    return code

@@ -1,0 +1,151 @@
+"""What firmware and loader start, by the models of the loaders that the tests have.
+
+`tests.recovery.loaders` says which slot each loader takes and what it writes.
+Added here: the rescue system, damaged artifacts, and the firmware around
+systemd-boot (its renames on FAT can be cut, too: the old name, the new one, both
+or none is left; it comes back to the firmware when it cannot start an artifact).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Literal
+
+from evidence.model.device import Board, Device, Wish
+from evidence.model.records import SECOND_COPY, Kept, canonical
+from imager.firmware.grub_environment import factory_environment
+from recovery.slots import SLOTS, Slot
+from tests.recovery import loaders
+
+_ACTIVATION = re.compile(rb"^version ([0-9]+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Started:
+    """what: a slot, "rescue", or nothing that runs until somebody resets. device: as it then is.
+    cuts: what a cut while the loader wrote would have left. is_try: the firmware says so."""
+
+    what: Slot | Literal["rescue", "nothing"]
+    device: Device
+    cuts: tuple[Device, ...] = ()
+    is_try: bool = False
+
+
+def start(board: Board, device: Device, wish: Wish) -> Started:
+    """What runs next."""
+    if board.rescue and _wished(board, wish):
+        return Started("rescue", _unasked(device))
+    return without_wish(board, device)
+
+
+def _wished(board: Board, wish: Wish) -> bool:
+    """GRUB's and U-Boot's scripts read the start record, the others are told otherwise."""
+    return wish.rescue if board.kind in ("grub", "u-boot") else wish.one_shot
+
+
+def _unasked(device: Device) -> Device:
+    return replace(device, kept=replace(device.kept, ask=False))
+
+
+@cache
+def without_wish(board: Board, device: Device) -> Started:
+    """What runs next when nobody has asked for the rescue system."""
+    if board.kind == "systemd-boot":
+        return _systemd_boot(board, device)
+    if board.kind == "tryboot":
+        return _tryboot(board, device)
+    return _scripted(board, device)
+
+
+def _loads(device: Device, slot: Slot) -> bool:
+    """Whether the loader finds nothing wrong with what it reads. Noise is refused."""
+    place = device.place(slot)
+    return place.artifact != "refused" and bool(place.version)
+
+
+def _systemd_boot(board: Board, device: Device) -> Started:
+    contents = dict(device.kept.files)
+    names = {
+        name: int(match[1])
+        for name, data in device.kept.files
+        if (match := _ACTIVATION.search(data)) is not None
+    }
+    chosen = loaders.systemd_boot(names)
+    live = chosen is not None and "+0" not in chosen[0]
+    if chosen is None or (board.rescue and not live):
+        # Its entry stands after those with tries and before those without; without a
+        # loader the firmware finds it by itself.
+        return Started("rescue" if board.rescue else "nothing", device)
+    old, new = chosen
+    slot: Slot = "a" if old.startswith("orbital-a") else "b"
+    others = {name: data for name, data in contents.items() if name != old}
+    found = [others | {new: contents[old]}]
+    if new != old:
+        found = [contents, others | {new: contents[old], old: contents[old]}, others, *found]
+    devices = [
+        replace(device, kept=canonical(board.kind, Kept(tuple(sorted(files.items())))))
+        for files in found
+    ]
+    after = devices[-1]
+    if _loads(device, slot):
+        return Started(slot, after, tuple(devices[:-1]))
+    fallback: Literal["rescue", "nothing"] = (
+        "rescue" if board.rescue and board.returns else "nothing"
+    )
+    return Started(fallback, after, tuple(devices[:-1]))
+
+
+def _scripted(board: Board, device: Device) -> Started:
+    """GRUB and U-Boot: raw partitions; the script reads the start record."""
+    rescue = board.rescue
+    environment = _environment(board, device.kept)
+    model = loaders.grub if board.kind == "grub" else loaders.uboot
+    found = model(environment)
+    cuts = [device]
+    for offset, data in found.writes:
+        at = 0 if offset < SECOND_COPY else 1
+        files = list(cuts[-1].kept.files)
+        if board.kind == "u-boot":
+            torn = [*files[:at], (str(at), b""), *files[at + 1 :]]
+            cuts.append(replace(device, kept=canonical(board.kind, Kept(tuple(torn)))))
+        files[at] = (str(at), data)
+        cuts.append(replace(device, kept=canonical(board.kind, Kept(tuple(files)))))
+    after = cuts.pop()
+    if rescue and not device.loader(board).active:
+        return Started("rescue", after, tuple(cuts))
+    for slot in found.slots:
+        if _loads(device, slot):
+            return Started(slot, after, tuple(cuts))
+    return Started("rescue" if rescue else "nothing", after, tuple(cuts))
+
+
+def _environment(board: Board, kept: Kept) -> bytes:
+    """The partition that holds the record."""
+    whole = bytearray(factory_environment() if board.kind == "grub" else bytes(2 * SECOND_COPY))
+    whole.extend(bytes(max(0, 2 * SECOND_COPY - len(whole))))
+    size = 512 if board.kind == "grub" else SECOND_COPY
+    for number, (_, data) in enumerate(kept.files):
+        at = number * SECOND_COPY
+        whole[at : at + size] = data.ljust(size, b"\0")
+    return bytes(whole)
+
+
+def _tryboot(board: Board, device: Device) -> Started:
+    asked = device.kept.ask
+    device = _unasked(device)
+    data = next((data for name, data in device.kept.files if name == "autoboot.txt"), b"")
+    for slot in loaders.tryboot(data, asked=asked).slots:
+        if _loads(device, slot):
+            return Started(slot, device, is_try=asked and slot == _tried(data))
+    # Nothing on the named partition: the firmware looks at the others in turn.
+    for slot in SLOTS:
+        if _loads(device, slot) and not asked:
+            return Started(slot, device)
+    return Started("rescue" if board.rescue else "nothing", device)
+
+
+def _tried(data: bytes) -> Slot | None:
+    slots = loaders.tryboot(data, asked=True).slots
+    return slots[0] if len(slots) == 1 else None
