@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 else:
     EventKind = str
 
+MOST_BYTES = 256 << 10
+"""Then the older half goes: some 500 outcomes stay."""
+
 EVENTS = (
     "factory",  # first boot of an image nobody installed here
     "installed",  # armed: the loader tries it at the next start
@@ -97,6 +100,10 @@ class History:
         """Appends durably."""
         durable.make_directory(self.path.parent)
         durable.append_line(self.path, json.dumps(codec.plain(event), sort_keys=True).encode())
+        if self.path.stat().st_size > MOST_BYTES:
+            newest = reading.read_tail(self.path, MOST_BYTES // 2)
+            # The first line may have lost its beginning. Cut: all of it, or the newer half.
+            durable.replace_file(self.path, newest.partition(b"\n")[2])
 
     def record_once(self, event: Event) -> None:
         """Appends unless the same kind of event of the same generation is there already."""

@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from recovery.state import Stage
 
 
+# Older ones are versions that nobody offers any more as the newest.
+MOST_QUARANTINED = 100
+
+
 def repair(
     verdict: Repair, view: View, policy: TrialPolicy, now: int, evidence: str = ""
 ) -> tuple[Step, ...]:
@@ -298,7 +302,7 @@ def _with_quarantine(
     known: tuple[Quarantine, ...], failed: Generation, reason: str, now: int
 ) -> tuple[Quarantine, ...]:
     added = Quarantine(version=failed.version, reason=reason, time=now, generation=failed.number)
-    return (*_without(known, failed.version), added)
+    return (*_without(known, failed.version), added)[-MOST_QUARANTINED:]
 
 
 def _without(known: tuple[Quarantine, ...], version: str) -> tuple[Quarantine, ...]:

@@ -110,6 +110,7 @@ class Agent:
         with self.lock("settle"):
             if not self.report.volatile:
                 self.boot_control.tidy()
+                self.store.tidy()
             for _ in range(_REPAIRS_AT_MOST):
                 view = self.view()
                 verdict = decide.assess(view)

@@ -274,6 +274,11 @@ class StateStore:
                 resolution="what has taken its place is put aside at boot; reboot the device",
             ) from error
 
+    def tidy(self) -> None:
+        """Removes what cut writes left. The caller holds the lock."""
+        for directory in (self.root, self.generations.directory):
+            durable.remove_leftovers(directory)
+
     @contextmanager
     def lock(self, who: str, wait_seconds: float = 0) -> Iterator[None]:
         """Holds the right to change this device; given back when the process dies.

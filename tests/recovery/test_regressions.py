@@ -9,7 +9,11 @@ import pytest
 
 from recovery import durable
 from recovery.boot import command_line
+from recovery.history import MOST_BYTES
+from recovery.plan import MOST_QUARANTINED
 from recovery.rollback import request_rollback
+from recovery.state import Quarantine
+from recovery.value import replace
 from tests.recovery.loaders import GrubBench
 from tests.recovery.powercut import power_cut
 from tests.recovery.test_agent import UNHEALTHY, Machine
@@ -137,3 +141,37 @@ def test_a_committed_generation_that_the_loader_has_no_entry_for_gets_one(
     assert control.slot_state("a").bootable is False
     assert agent.health() == 0
     assert control.slot_state("a").successful
+
+
+def test_what_cut_writes_leave_on_the_state_partition_goes_at_the_next_boot(
+    machine: Machine,
+) -> None:
+    """Found by the soak: each cut left a file."""
+    root = machine.store.root
+    left = [root / ".state.json.0a1b2c.tmp", root / "generations/.7.json.0a1b2c.tmp"]
+    for path in left:
+        path.write_bytes(b"half a record")
+    assert machine.run()
+    assert not any(path.exists() for path in left)
+
+
+def test_history_and_quarantine_do_not_grow_for_ever(machine: Machine) -> None:
+    """Found by the soak."""
+    history = machine.store.history
+    machine.install("1.5")
+    assert machine.run()
+    event = history.events()[0]
+    for number in range(2, 2000):
+        history.append(replace(event, generation=number, reason="x" * 100))
+    assert history.path.stat().st_size <= MOST_BYTES
+    kept = [known.generation for known in history.events()]
+    assert kept[0] > 100 and kept == list(range(kept[0], 2000))
+    assert len(kept) > 300
+    record = replace(machine.store.load(), probation=None)
+    many = tuple(Quarantine(f"0.{n}", "x", 0, n) for n in range(MOST_QUARANTINED))
+    machine.store.save(replace(record, quarantined=many))
+    machine.install("2.0")
+    assert not machine.run(UNHEALTHY)
+    assert machine.run()
+    quarantined = [item.version for item in machine.store.load().quarantined]
+    assert (len(quarantined), quarantined[0], quarantined[-1]) == (MOST_QUARANTINED, "0.1", "2.0")
