@@ -13,6 +13,7 @@ import dataclasses
 import fcntl
 import os
 import re
+import struct
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -31,7 +32,9 @@ MEMORY = "/dev/shm"
 # Looked at by recovery when it decides; everything else only by name.
 _READ = ("state.json", "history.jsonl", "install.json")
 _FOLDERS = ("generations",)
-_LOOP_SET_FD, _LOOP_CLR_FD, _LOOP_CTL_GET_FREE = 0x4C00, 0x4C01, 0x4C82
+_LOOP_SET_FD, _LOOP_SET_STATUS64, _LOOP_CTL_GET_FREE = 0x4C00, 0x4C04, 0x4C82
+# struct loop_info64 with the flag "autoclear": gone with its last user, also when that is killed.
+_AUTOCLEAR = struct.pack("<52xI176x", 4)
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4
 _JOURNAL_MAGIC = np.uint32(0xC03B3998)
 _DESCRIPTOR, _SUPER = 1, 4
@@ -102,7 +105,6 @@ class StateReader:
         trace: TracebackType | None,
     ) -> None:
         """Gives the loop device back."""
-        fcntl.ioctl(self._loop, _LOOP_CLR_FD)
         os.close(self._loop)
         os.close(self._backing)
         self._stack.close()
@@ -260,6 +262,7 @@ class StateReader:
                 with backing.open("r+b") as file:
                     try:
                         fcntl.ioctl(loop, _LOOP_SET_FD, file.fileno())
+                        fcntl.ioctl(loop, _LOOP_SET_STATUS64, _AUTOCLEAR)
                         return loop, device
                     except OSError:
                         os.close(loop)  # Somebody else was faster.
