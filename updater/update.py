@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from manifests.delta import Delta, delta_target
 from manifests.index import OsIndex, Release
 from recovery import trial
-from recovery.errors import OrbitalError, RefusedError, StateError
+from recovery.errors import OrbitalError, RefusedError, SpaceError, StateError
 from recovery.reporter import Reporter
 from recovery.state import StateRecord
 from updater import install, journal
@@ -76,7 +77,11 @@ def check(device: Device, request: Request, now: Callable[[], float] = time.time
 
     Raises TrustError, FetchError, or RefusedError with the reason against it.
     """
-    with device.store.lock(_LOCK), _opened(device, request, now()) as source:
+    with (
+        _disk_errors("look for updates"),
+        device.store.lock(_LOCK),
+        _opened(device, request, now()) as source,
+    ):
         return _offer(device, request, source, now(), None)[0]
 
 
@@ -93,7 +98,7 @@ def update(
     TrustError, FetchError, SpaceError or StateError; the running system is
     untouched then and stays the one that boots.
     """
-    with device.store.lock(_LOCK):
+    with _disk_errors("update"), device.store.lock(_LOCK):
         install.drop_unarmed_trial(device)
         trial.require_idle(device.store.load())
         reporter.stage("check for updates")
@@ -106,9 +111,9 @@ def update(
             if isinstance(source, Metered):
                 wanted = offer.plan
                 source.begin(wanted.index_sha256, wanted.fetch_bytes, wanted.version)
-            try:
-                # Before the slot is touched: nobody names these images yet.
-                arrived = _fetch_packages(offer.parcels, device, source, reporter)
+            # Before the slot is touched: nobody names these images yet.
+            arrived = _fetch_packages(offer.parcels, device, source, reporter)
+            with _disk_errors(f"install {offer.plan.version}"):
                 done = install.install(
                     offer.plan,
                     device,
@@ -117,14 +122,22 @@ def update(
                     reporter=reporter,
                     packages=offer.packages.packages if offer.packages is not None else (),
                 )
-            except OSError as error:
-                raise StateError(
-                    f"cannot install {offer.plan.version}: {error.strerror}",
-                    details=str(error.filename or ""),
-                    resolution="the running system is not affected; check the disk, then run the "
-                    "update again",
-                ) from error
             return Outcome(done, summary, arrived)
+
+
+@contextmanager
+def _disk_errors(what: str) -> Iterator[None]:
+    """Says what could not be done when the operating system refuses a file."""
+    try:
+        yield
+    except OSError as error:
+        kind = SpaceError if error.errno in (errno.ENOSPC, errno.EDQUOT) else StateError
+        raise kind(
+            f"cannot {what}: {error.strerror or error}",
+            details=str(error.filename or ""),
+            resolution="the running system is not affected; check the disk, then run the "
+            "update again",
+        ) from error
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import hashlib
 import importlib.util
 import json
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -85,6 +86,7 @@ def _one(target: Target, work: Path, seconds: float, seed: int, *, keep: bool) -
 
 def _guided(target: Target, work: Path, seconds: int, found: Found, *, keep: bool) -> None:
     corpus, crashes = work / "corpus" / target.name, work / "guided" / target.name
+    shutil.rmtree(crashes, ignore_errors=True)
     for directory in (corpus, crashes):
         directory.mkdir(parents=True, exist_ok=True)
     for number, data in enumerate(target.seeds()):

@@ -14,6 +14,7 @@ from evidence.fuzz.mutate import mutate
 from evidence.fuzz.target import Target
 
 _MIB = 1 << 20
+_TIMERS = (signal.SIGPROF, signal.SIGALRM)
 
 
 class TooSlowError(BaseException):
@@ -31,7 +32,7 @@ class Found:
 
 def judge(target: Target, data: bytes) -> str:
     """Reads one input: "" when it was read, "refused", or what it raised that it must not."""
-    signal.setitimer(signal.ITIMER_REAL, target.seconds)
+    _bound(target.seconds)
     try:
         target.run(data)
     except target.allowed:
@@ -41,7 +42,7 @@ def judge(target: Target, data: bytes) -> str:
     except Exception as error:
         return f"{type(error).__module__}.{type(error).__qualname__}: {str(error)[:200]!r}"
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        _bound(0)
     return ""
 
 
@@ -53,11 +54,12 @@ def limits(target: Target, *, memory: bool = True) -> Iterator[None]:
         now = int(file.read().split()[0]) * resource.getpagesize()
     if memory:
         resource.setrlimit(resource.RLIMIT_AS, (now + target.memory * _MIB, hard))
-    before = signal.signal(signal.SIGALRM, _too_slow)
+    before = [signal.signal(number, _too_slow) for number in _TIMERS]
     try:
         yield
     finally:
-        signal.signal(signal.SIGALRM, before)
+        for number, handler in zip(_TIMERS, before, strict=True):
+            signal.signal(number, handler)
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
@@ -97,6 +99,12 @@ def mutations(target: Target, seed: int, *, seconds: float, most: int) -> Iterat
         if chance.random() < 0.3:
             data = mutate(target.form, data, inputs, chance)
         yield data[: target.longest]
+
+
+def _bound(seconds: float) -> None:
+    """From now on, so many seconds of work, and ten times as many of waiting; 0: without end."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds * 10)
 
 
 def _too_slow(_number: int, _frame: object) -> None:

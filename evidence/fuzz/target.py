@@ -22,8 +22,8 @@ class Target:
 
     run: reads one input, as its caller on a device or host does, and uses what
     came out; raises nothing but `allowed`. form: what the inputs are made of,
-    for mutations that keep it. modules: what coverage is measured in. seconds,
-    memory: what one input may take; memory is what the process may grow by, in MiB.
+    for mutations that keep it. modules: what coverage is measured in. seconds
+    of work, memory: what one input may take; memory is what the process may grow by, in MiB.
     longest: bytes of an input.
     """
 
