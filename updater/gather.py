@@ -1,8 +1,8 @@
 """Making segments from slices: those that the running image has, and others out of packs.
 
-A slice from the base counts by its digest; one that is wrong there is fetched like one that is
-missing. A segment counts by its signed digest. Whatever goes wrong ends in the segment being
-fetched in full; what failed attempts cost is bounded (`updater.ledger`).
+A segment counts by its signed digest. If that is wrong, slices from the base are judged by their
+own, and those that are wrong are fetched like those that are missing. Whatever goes wrong ends
+in the segment being fetched in full; what failed attempts cost is bounded (`updater.ledger`).
 """
 
 from __future__ import annotations
@@ -78,9 +78,23 @@ class Gather:
 
     def _fill(self, run: Run, base: Base, into: memoryview) -> None:
         missing = [item for item in run.slices if not _copied(item, run, base, into)]
+        self._fetch(missing, run, into)
+        if not _whole(run, into):
+            # Only now: to look at each slice costs as much again as to look at the segment.
+            wrong = [
+                item for item in run.slices if digest_of(_place(item, run, into)) != item.digest
+            ]
+            self._fetch(wrong, run, into)
+            missing += wrong
+            if not wrong or not _whole(run, into):
+                raise _Failed("what its slices make is not what was signed")
+        self.made += run.size - sum(item.size for item in missing)
+
+    def _fetch(self, missing: Sequence[Slice], run: Run, into: memoryview) -> None:
+        """Puts slices out of packs into place."""
         ranges = list(_ranges(missing))
         cost = sum(self._cost(item) for item in ranges)
-        if cost >= run.full_size:
+        if cost and self._fetched + cost >= run.full_size:
             raise _Failed("their slices cost more")
         if not self._ledger.allows(cost):
             raise _Failed(f"failed attempts may cost {self._ledger.limit} bytes at most")
@@ -89,10 +103,6 @@ class Gather:
             for item in found.slices:
                 start = item.stored.offset - found.offset
                 _decode(content[start : start + item.stored.size], item, run, into)
-        segment = run.pieces[0].segment
-        if hashlib.sha256(into).hexdigest() != segment.sha256:
-            raise _Failed("what its slices make is not what was signed")
-        self.made += run.size - sum(item.size for item in missing)
 
     def _cost(self, found: _Range) -> int:
         """Bytes to fetch for it now."""
@@ -140,18 +150,27 @@ class Gather:
             self.notes.append(text)
 
 
+def _whole(run: Run, into: memoryview) -> bool:
+    """Whether into is the segment that was signed."""
+    return hashlib.sha256(into).hexdigest() == run.pieces[0].segment.sha256
+
+
+def _place(item: Slice, run: Run, into: memoryview) -> memoryview:
+    start = item.offset - run.offset
+    return into[start : start + item.size]
+
+
 def _copied(item: Slice, run: Run, base: Base, into: memoryview) -> bool:
-    """Whether the slice is now in place, from the base."""
+    """Whether the slice was copied from the base. Its digest was right when it was found."""
     if item.local is None:
         return False
     try:
         data = base.read(item.local, item.size)
     except OSError:
         return False
-    if len(data) != item.size or digest_of(data) != item.digest:
+    if len(data) != item.size:
         return False
-    start = item.offset - run.offset
-    into[start : start + item.size] = data
+    _place(item, run, into)[:] = data
     return True
 
 
@@ -173,8 +192,7 @@ def _ranges(missing: Sequence[Slice]) -> Iterator[_Range]:
 
 def _decode(stored: bytes, item: Slice, run: Run, into: memoryview) -> None:
     """Puts the slice in place. Raises _Failed when it is not what the map says."""
-    start = item.offset - run.offset
-    place = into[start : start + item.size]
+    place = _place(item, run, into)
     try:
         with zstandard.ZstdDecompressor(max_window_size=1 << 23).stream_reader(stored) as reader:
             size = reader.readinto(place)
