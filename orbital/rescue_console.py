@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 
 from recovery import process
-from recovery.errors import OrbitalError
 from recovery.reporter import Reporter
 from recovery.rescue.decide import Diagnosis, Wait
 from updater.rescue_visit import Course, described
@@ -75,7 +74,10 @@ class Console:
         course, visit = self._course, self._course.site.visit
         self.say(f"entered: {visit.reason or 'no slot was left to start, or it was chosen'}")
         while not self._restarted:
-            waits = course.by_itself()
+            try:
+                waits = course.by_itself()
+            except Exception as error:  # A defect of ours must not take the menu away.
+                waits = Wait(f"the rescue program has failed: {error!r}", retry=False)
             if waits is None:
                 self.restart()
                 break
@@ -90,8 +92,8 @@ class Console:
             found = course.site.diagnose()
             for line in described(course.site, found):
                 self.say(line)
-        except (OrbitalError, OSError) as error:
-            self.say(str(error))
+        except Exception as error:
+            self.say(f"cannot diagnose this device: {error}")
         for problem in dict.fromkeys(course.problems):
             self.say(problem)
         self.say(f"waiting for a person: {waits.reason}")
@@ -147,8 +149,8 @@ class Console:
         try:
             with course.site.lock():
                 leaves = actions[key]()
-        except (OrbitalError, OSError) as error:
-            self.say(str(error))
+        except Exception as error:
+            self.say(str(error) or repr(error))
             return
         if leaves:
             self.restart()

@@ -54,7 +54,7 @@ class Course:
                 with self.site.lock():
                     if self.carry_out(repair):
                         return None
-            except (OrbitalError, OSError) as error:
+            except Exception as error:  # Whatever the disk holds: the next repair follows.
                 self.failed(error)
 
     def next_repair(self) -> Repair:
@@ -208,7 +208,7 @@ class Course:
 
     def failed(self, error: Exception) -> None:
         """Says what failed, and keeps it for the end."""
-        text = str(error)
+        text = str(error) or repr(error)
         self.problems.append(text)
         self.site.reporter.message(text.splitlines()[0])
 

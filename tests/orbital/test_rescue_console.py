@@ -10,6 +10,7 @@ import pytest
 
 from orbital.rescue_console import Console, Spoken
 from recovery.generations import Generation
+from recovery.rescue.diagnosis import Site
 from recovery.starts import Starts, wish
 from recovery.state import Attempt, Quarantine, StateRecord, Trial
 from recovery.value import replace
@@ -116,6 +117,18 @@ def test_starting_by_hand_is_not_counted(bench: Bench) -> None:
 def test_what_fails_is_said_and_the_menu_comes_back(bench: Bench) -> None:
     said = bench.run(PERSON, "5", "8")
     assert "cannot activate slot b" in said
+    assert bench.restarts == 1
+
+
+def test_a_defect_of_the_program_does_not_take_the_menu_away(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise LookupError("a defect")
+
+    monkeypatch.setattr(Site, "diagnose", broken)
+    said = bench.run(Starts(rescue=True, reason="slot a cannot be opened"), "1", "8")
+    assert "the rescue program has failed: LookupError('a defect')" in said
     assert bench.restarts == 1
 
 
