@@ -140,24 +140,26 @@ def check_states(explored: Explored, findings: Findings) -> None:
             continue
         committed = device.find(record.committed)
         if not model.limits.damage and state[1].rescued == 0:
+            # Afterwards rescue may have put another image into the committed slot.
             if committed is None or device.place(committed.slot).version != committed.version:
                 findings.note("a committed image is lost", explored, state)
             elif not model.board.rescue and not device.loader(model.board).active:
                 findings.note("nothing can start", explored, state)
+            for slot in SLOTS:
+                if not device.place(slot).version and device.loader(model.board).of(slot).bootable:
+                    findings.note("a half-written slot may be started", explored, state)
         what = model.load(*state).started.what
         if what not in SLOTS:
             continue
-        slot: Slot = what
+        started: Slot = what
         findings.started += 1
-        version = device.place(slot).version
+        version = device.place(started).version
         trusted = {
             found.version
             for number in (record.committed, record.previous)
             if (found := device.find(number)) is not None
         }
-        if not version:
-            findings.note("a half-written slot is started", explored, state)
-        elif (
+        if (
             record.trial is None
             and record.quarantine_of(version) is not None
             and version not in trusted

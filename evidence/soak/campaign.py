@@ -36,6 +36,13 @@ from updater.packages.transaction import Asked, Wanted, change, reconcile
 
 KINDS = ("systemd-boot", "grub", "u-boot")
 WARM_UP = 60
+# What may grow, and how far.
+BOUNDED = {
+    "audit.jsonl": " (a device's begins anew at 512 KiB)",
+    "audit.1.jsonl": " (the part before, at most 512 KiB a device)",
+    "history.jsonl": " (at most 256 KiB a device)",
+    "tuf": " (the repository's metadata: one version more a release)",
+}
 BOOTS = 40
 
 
@@ -211,7 +218,10 @@ class Soak:
             top = device.store.root
             for path in top.rglob("*"):
                 if path.is_file():
-                    found[path.relative_to(top).parts[0]] += path.stat().st_size
+                    name = path.relative_to(top).parts[0]
+                    found["leftovers" if path.name.endswith(".tmp") else name] += (
+                        path.stat().st_size
+                    )
         return dict(found)
 
 
@@ -259,13 +269,16 @@ def run(arguments: argparse.Namespace) -> int:
         "durable operations": life.meter.operations,
         "bytes written": life.meter.written,
     }
-    notes = []
-    for name in sorted(set(warm) | set(last)):
-        counts[f"state, bytes after {WARM_UP} cycles"] = sum(warm.values())
-        counts["state, bytes at the end"] = sum(last.values())
-        grown = last.get(name, 0) - warm.get(name, 0)
-        if grown > 1024:
-            notes.append(f"{name} grew by {grown:,} bytes on the three devices together.")
+    for name, sizes in (("after the warm-up", warm), ("at the end", last)):
+        counts[f"bytes of state {name}"] = sum(sizes.values())
+        rest = sum(size for kind, size in sizes.items() if kind not in BOUNDED)
+        counts[f"bytes of state {name}, without journals and metadata"] = rest
+    notes = [
+        f"Of the three devices together, from cycle {WARM_UP} to the end: {name} from "
+        f"{warm.get(name, 0):,} to {last.get(name, 0):,} bytes{BOUNDED.get(name, '')}."
+        for name in sorted(set(warm) | set(last))
+        if abs(last.get(name, 0) - warm.get(name, 0)) > 1024
+    ]
     for text in (*notes, *(f"WRONG {text}" for text in life.wrong)):
         print(text, flush=True)
     print(counts, flush=True)
