@@ -66,9 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
         if not kept.exists():
             judged = replay(recording, part=arguments.part, progress=_Progress())
             keep(kept, judged)
-    booted = real.boot_sample(work, recordings, arguments.boot) if arguments.boot else Replayed()
     if arguments.boot:
-        keep(work / f"booted-{arguments.boot}.json", booted)
+        real.boot_sample(work, recordings, arguments.boot)
     return _finish(arguments, work, [recording.name for recording in recordings], parts)
 
 
@@ -104,7 +103,11 @@ def _finish(arguments: argparse.Namespace, work: Path, names: list[str], parts: 
     if missing:
         print(f"{len(missing)} parts are still to be judged")
         return 0
-    found = merge([*every, *sorted(work.glob("booted-*.json"))])
+    found = merge(every)
+    booted = real.booted(work, names)
+    found.counts.update(booted.counts)
+    found.wrong += booted.wrong
+    found.seconds += booted.seconds
     for text in found.wrong[:_MOST_WRONG]:
         print(f"wrong: {text}")
     for name, count in sorted(found.counts.items()):

@@ -13,6 +13,7 @@ from evidence.powercut.boots import ENTRIES, Device, End, Start
 from evidence.powercut.disk import Disk
 from evidence.powercut.fat import Bytes, Fat, FatError
 from evidence.powercut.image import Image
+from evidence.powercut.metadata import Repository, seen
 from evidence.powercut.state import MEMORY, Files, StateReader
 from evidence.powercut.table import find_table
 from qemu.errors import MachineError
@@ -30,12 +31,15 @@ LOADER = (
 class Outcome:
     """Where the device comes to rest if all is well, and if no trial survives its start.
 
-    problem: of the state file system; nothing was played then.
+    problem: of the state file system; nothing was played then. untrusting: why the device can
+    not refresh its metadata. seen: versions of root and timestamp that it remembers.
     """
 
     well: End
     ill: End
     problem: str = ""
+    untrusting: str = ""
+    seen: tuple[int, int] = (0, 0)
 
 
 class Judge:
@@ -47,12 +51,14 @@ class Judge:
         images: dict[str, Image],
         config: DeviceConfig,
         reader: StateReader,
+        repository: Repository | None = None,
     ) -> None:
         """The disk must be as it was when the recording began."""
         self._disk = disk
         self._images = images
         self._config = config
         self._reader = reader
+        self._repository = repository
         esp = Fat(disk.partition("esp"))
         self._loader = {path: esp.read(path).copy() for path in LOADER}
         self._layout = disk.partitions
@@ -107,7 +113,11 @@ class Judge:
         root = Path(self._scratch.name) / "device"
         well = Device(root, start, files, self._config).rest(trials_die=False)
         ill = Device(root, start, files, self._config).rest(trials_die=True)
-        return Outcome(well, ill)
+        untrusting = ""
+        if self._repository is not None:
+            self.counts["metadata refreshed"] += 1
+            untrusting = self._repository.problem(files.content, root)
+        return Outcome(well, ill, untrusting=untrusting, seen=seen(files.content))
 
     def start(self) -> Start:
         """What firmware and loader find on the disk as it is now."""

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,28 +24,36 @@ from qemu.machine import Machine
 
 BOOT_SECONDS = 900
 _PIECE = 1 << 20
+_KEPT = "booted.jsonl"
 
 
-def boot_sample(work: Path, recordings: Sequence[Recording], count: int) -> Replayed:
-    """Boots count states, the same number of each recording, and says which came up otherwise."""
-    began = time.monotonic()
-    found = Replayed()
+def boot_sample(work: Path, recordings: Sequence[Recording], count: int) -> None:
+    """Boots count states, the same number of each recording; those done already count."""
     for index, recording in enumerate(recordings):
-        share = len(range(index, count, len(recordings)))
-        for line in _sample(work, recording, share):
+        _sample(work, recording, len(range(index, count, len(recordings))))
+
+
+def booted(work: Path, names: Sequence[str]) -> Replayed:
+    """What came of all that have been booted, and which came up otherwise than judged."""
+    found = Replayed()
+    for name in names:
+        for line in _known(work, name):
             found.counts["crash states booted"] += 1
+            found.seconds += line["seconds"]
             if line["wrong"]:
                 found.counts["wrong outcomes"] += 1
-                found.wrong.append(f"{recording.name}: booted: {line['crash']}: {line['wrong']}")
-    found.seconds = time.monotonic() - began
+                found.wrong.append(f"{name}: booted: {line['crash']}: {line['wrong']}")
     return found
 
 
-def _sample(work: Path, recording: Recording, count: int) -> list[dict[str, str]]:
-    """The outcomes of a recording's sample; those known from an earlier run are not done again."""
-    kept = work / recording.name / "booted.jsonl"
-    known = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
-    known = known[:count]
+def _known(work: Path, name: str) -> list[dict[str, Any]]:
+    kept = work / name / _KEPT
+    return [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+
+
+def _sample(work: Path, recording: Recording, count: int) -> None:
+    """Boots states of a recording until count have been."""
+    done = len(_known(work, recording.name))
     total = sum(
         json.loads(path.read_text())["counts"]["crash states judged"]
         for path in (work / recording.name).glob("judged-*-of-*.json")
@@ -52,7 +61,7 @@ def _sample(work: Path, recording: Recording, count: int) -> list[dict[str, str]
     chance = random.Random(f"{SEED} {recording.name}")
     order = list(range(total))
     chance.shuffle(order)
-    wanted = set(order[len(known) : count])
+    wanted = set(order[done:count])
     place = work / recording.name / "booting"
 
     def look(ordinal: int, crash: Crash, disk: Disk, judge: Judge) -> None:
@@ -61,20 +70,21 @@ def _sample(work: Path, recording: Recording, count: int) -> list[dict[str, str]
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
         judged = judge.judge()
+        began = time.monotonic()
         wrong = _boot(work, recording, disk, judged, place)
-        line = {"crash": str(crash), "wrong": wrong, "runs": judged.well.runs}
-        known.append(line)
-        with kept.open("a") as out:
+        line = {
+            "crash": str(crash),
+            "wrong": wrong,
+            "runs": judged.well.runs,
+            "seconds": round(time.monotonic() - began),
+        }
+        with (work / recording.name / _KEPT).open("a") as out:
             out.write(json.dumps(line) + "\n")
-        print(
-            f"{recording.name}: booted {len(known)} of {count}: {crash}: {wrong or 'as judged'}",
-            flush=True,
-        )
+        print(f"{recording.name}: booted {crash}: {wrong or 'as judged'}", flush=True)
 
     if wanted:
         visit(recording, look, last=max(wanted))
         shutil.rmtree(place, ignore_errors=True)
-    return known
 
 
 def _boot(work: Path, recording: Recording, disk: Disk, judged: Outcome, place: Path) -> str:

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from evidence.powercut.metadata import Repository
 from evidence.powercut.replay import Recording
 from imager.keys import make_development_keys
+from imager.repository.anchor import ANCHOR
 from imager.repository.keyring import KeyDirectory
 from imager.repository.refresh import refresh
 from qemu import snapshot
@@ -131,7 +133,12 @@ def find(folder: Path, name: str) -> Recording | None:
     if not (place / _DEVICE_FILE).exists():
         return None
     config = device_file.decode((place / _DEVICE_FILE).read_bytes())
-    return Recording(name, place / "base.raw", place / "writes.log", config)
+    kept = place / "repository"
+    repository = None
+    if kept.is_dir():
+        now = (place / _DEVICE_FILE).stat().st_mtime
+        repository = Repository(kept, place / ANCHOR.name, now)
+    return Recording(name, place / "base.raw", place / "writes.log", config, repository=repository)
 
 
 def record(folder: Path, operation: Operation) -> Recording:
@@ -156,6 +163,8 @@ def record(folder: Path, operation: Operation) -> Recording:
             config = _record(machine, Session(lab, Device(machine), server), operation, place)
         finally:
             machine.kill()
+    shutil.copytree(lab.repository / "metadata", place / "repository/metadata")
+    shutil.copyfile(lab.prepare_keys() / ANCHOR, place / ANCHOR.name)
     shutil.rmtree(lab.directory)
     shutil.rmtree(place / "machine")
     # Last: what lacks it is not complete.

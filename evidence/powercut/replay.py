@@ -23,6 +23,7 @@ from evidence.powercut.disk import Disk
 from evidence.powercut.fat import Fat, FatError
 from evidence.powercut.image import Image, read_image
 from evidence.powercut.judge import Judge, Outcome
+from evidence.powercut.metadata import Repository
 from evidence.powercut.state import Files, StateReader
 from evidence.powercut.table import find_table
 from qemu import gpt
@@ -39,6 +40,7 @@ class Recording:
     """A recorded operation: the disk before it, and the writes.
 
     config: of the device. images: what slots may hold; None to find them on the disk.
+    repository: with the metadata that was published last; None when it was not kept.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Recording:
     log: Path
     config: DeviceConfig
     images: dict[str, Image] | None = None
+    repository: Repository | None = None
 
 
 @dataclass
@@ -72,11 +75,21 @@ def replay(
         first, last = _share([len(writes) for writes in every], part)
         _advance(disk, every[:first])
         floor, remembers = phase(judge.judge(), *ends), not judge.judge().well.recovered
+        durable = judge.judge().seen
         for flushes, writes in enumerate(every[first:last], first):
             for crash in crashes(disk, writes, flushes, bounds):
-                _count(found, crash, judge.judge(), ends, floor=floor, remembers=remembers)
+                _count(
+                    found,
+                    crash,
+                    judge.judge(),
+                    ends,
+                    floor=floor,
+                    remembers=remembers,
+                    durable=durable,
+                )
             floor = max(floor, phase(judge.judge(), *ends))
             remembers = remembers or not judge.judge().well.recovered
+            durable = max(durable, judge.judge().seen)
             progress(
                 f"{recording.name}: flush {flushes + 1} of {last},"
                 f" {found.counts['crash states judged']} states, phase {floor}"
@@ -112,7 +125,7 @@ def _open(
     images, table = find_images(recording, every)
     disk = Disk(recording.base, images, table)
     with StateReader(disk) as reader:
-        judge = Judge(disk, images, recording.config, reader)
+        judge = Judge(disk, images, recording.config, reader, recording.repository)
         try:
             before = runs(reader.read())
             undone = [disk.write(w.offset, w.data) for writes in every for w in writes]
@@ -140,8 +153,12 @@ def _count(
     *,
     floor: int,
     remembers: bool,
+    durable: tuple[int, int],
 ) -> None:
-    """floor: the phase that is durable. remembers: the device's record is durable, too."""
+    """floor: the phase that is durable. remembers: the device's record is durable, too.
+
+    durable: versions of metadata that the device remembers for good.
+    """
     counts = found.counts
     counts["crash states judged"] += 1
     counts[f"{crash.kind} states"] += 1
@@ -158,6 +175,10 @@ def _count(
         problem = f"WRONG: comes to rest with {outcome.well.runs} / {outcome.ill.runs}"
     elif floor == 2 and reached < 2:
         problem = f"LOST: {runs[1]} had been committed, {outcome.ill.runs} runs"
+    elif outcome.untrusting:
+        problem = f"UNTRUSTING: {outcome.untrusting}"
+    elif outcome.seen < durable:
+        problem = f"FORGOTTEN: versions {durable} of metadata had been seen, now {outcome.seen}"
     elif reached < floor:
         counts["trials over because of the cut"] += 1
     if problem:

@@ -31,7 +31,7 @@ from recovery.packages.digest import file_digest
 MEMORY = "/dev/shm"
 # Looked at by recovery when it decides; everything else only by name.
 _READ = ("state.json", "history.jsonl", "install.json")
-_FOLDERS = ("generations",)
+_FOLDERS = ("generations", "tuf")
 _LOOP_SET_FD, _LOOP_SET_STATUS64, _LOOP_CTL_GET_FREE = 0x4C00, 0x4C04, 0x4C82
 # struct loop_info64 with the flag "autoclear": gone with its last user, also when that is killed.
 _AUTOCLEAR = struct.pack("<52xI176x", 4)
@@ -281,7 +281,7 @@ def _gather(root: Path) -> Files:
                 content[name] = (root / name).read_bytes()
         for folder in _FOLDERS:
             if (root / folder).is_dir():
-                for path in (root / folder).iterdir():
+                for path in (root / folder).glob("*.json"):
                     content[f"{folder}/{path.name}"] = path.read_bytes()
         if (root / "etc").is_dir():
             names = {f"etc/{path.name}" for path in (root / "etc").iterdir()}
