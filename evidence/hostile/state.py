@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,12 +50,24 @@ class HangError(BaseException):
     """The program waits for what never comes."""
 
 
+# Seconds since the epoch: no battery, the ends of 31 and 32 bits, after the year 9999.
+CLOCKS = {"1970": 0, "2038": 2**31, "2106": 2**32, "2242": 2**33, "10000": 253_402_300_800}
+FULL = ("disk-full", "no-inodes")
+
+
 def cases() -> Iterator[tuple[str, str, str]]:
-    """Situation, place, damage."""
+    """Situation, place, damage. The last ones: a full disk after each loss, and clocks."""
     for place in PLACES:
         for damage in DAMAGES:
             for situation in SITUATIONS:
                 yield situation, place, damage
+    for place in PLACES:
+        for damage in FULL:
+            for situation in SITUATIONS:
+                yield situation, place, damage
+    for clock in CLOCKS:
+        for situation in SITUATIONS:
+            yield situation, "orbital/grown", f"clock-{clock}"
 
 
 def available() -> bool:
@@ -104,7 +117,7 @@ class Machine:
         image = base / "state.img"
         with image.open("wb") as file:
             file.truncate(24 << 20)
-        process.run(["mkfs.ext4", "-q", "-O", "^has_journal", image])
+        process.run(["mkfs.ext4", "-q", "-O", "^has_journal", "-N", "256", image])
         found = process.run(["losetup", "--find", "--show", image]).stdout.strip()
         self.loop = Path(found)
         block = self.root / f"sys/class/block/{self.loop.name}"
@@ -182,8 +195,11 @@ def fill(state: Path, situation: str) -> None:
 
 def one(machine: Machine, situation: str, place: str, damage: str) -> str:
     """Judges a case: what is wrong, or ""."""
-    machine.prepare(situation, lambda state: _damaged(state / place, damage, machine.outside))
+    machine.prepare(situation, lambda state: _damaged(state, place, damage, machine.outside))
     before = machine.seen_outside()
+    clock = CLOCKS.get(damage.removeprefix("clock-"))
+    if clock is not None:
+        vars(early)["time"] = _Clock(clock)
     try:
         try:
             early.start(machine.root)
@@ -191,6 +207,8 @@ def one(machine: Machine, situation: str, place: str, damage: str) -> str:
             if situation == "trial":
                 return _unchanged(machine, before)  # a failed try; the loader goes back
             return f"PID 1 ends: {error!r}"
+        if damage in FULL:
+            return _started(machine, situation, writes=False) or _unchanged(machine, before)
         problem = _started(machine, situation) or _usable(machine) or _unchanged(machine, before)
         if problem or load_report(machine.root).volatile:
             machine.volatile += not problem
@@ -200,21 +218,55 @@ def one(machine: Machine, situation: str, place: str, damage: str) -> str:
         early.start(machine.root)
         return _started(machine, situation) or _unchanged(machine, before)
     finally:
+        vars(early)["time"] = time
         machine.off()
 
 
-def _damaged(path: Path, damage: str, outside: Path) -> None:
-    if path.parent.is_dir():
+class _Clock:
+    """The module time, with a clock that somebody set."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def time(self) -> float:
+        """What the clock says."""
+        return self.now
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+
+def _damaged(state: Path, place: str, damage: str, outside: Path) -> None:
+    path = state / place
+    if damage in FULL:
+        DAMAGES["deleted"](path, outside)
+        _fill(state, inodes=damage == "no-inodes")
+    elif damage in DAMAGES and path.parent.is_dir():
         DAMAGES[damage](path, outside)
 
 
-def _started(machine: Machine, situation: str) -> str:
+def _fill(state: Path, *, inodes: bool) -> None:
+    """Takes what room is left."""
+    taken = state / "filler"
+    taken.mkdir()
+    try:
+        if inodes:
+            for number in range(1 << 20):
+                (taken / str(number)).touch()
+        with (taken / "file").open("wb", buffering=0) as file:
+            while file.write(bytes(1 << 16)):
+                pass
+    except OSError:
+        return
+
+
+def _started(machine: Machine, situation: str, *, writes: bool = True) -> str:
     """What is wrong with a system that has started."""
     report = load_report(machine.root)
     slot = "b" if situation == "trial" else "a"
     if (report.slot, report.root_hash) != (slot, "2.0" if slot == "b" else "1.0"):
         return f"another image: {report}"
-    for name in ("etc", "var"):
+    for name in ("etc", "var") if writes else ():
         try:
             (machine.root / name / "written").write_text("x")
         except OSError as error:
