@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recovery.generations import Generation
+from recovery.generations import Generation, PackageEntry
 from recovery.rescue.decide import Wait
 from recovery.slots import SlotState
 from recovery.starts import Starts, wish
@@ -213,6 +213,44 @@ def test_six_starts_in_vain_and_rescue_stops(device: RescueDevice) -> None:
     waits = course.by_itself()
     assert waits is not None and not waits.retry
     assert device.control.slot_state("a").successful
+
+
+def test_a_trial_that_waits_is_taken_back_before_another_version_is_installed(
+    device: RescueDevice,
+) -> None:
+    waiting = build(device.publisher, "2.0", device.loader)
+    newest = second_image(device, "3.0")
+    put_beside(device, waiting, "2.0")
+    device.control.set_active("b", 3)
+    device.store.save(StateRecord(next_generation=3, committed=1, trial=Trial(2, 3, "boot-1")))
+    course = device.enter(wish(Starts(), "anna", ""))
+    done = course.reinstall(str(device.publisher.repository), insist=True, slot="b")
+    assert (done.version, done.slot, done.generation) == ("3.0", "b", 3)
+    assert device.holds("b", newest)
+    record = device.store.load()
+    assert record.trial is not None and record.trial.generation == 3
+    told = [(event.event, event.to_version) for event in device.store.history.events()]
+    assert told == [("interrupted", "2.0"), ("installed", "3.0")]
+    # The committed slot is whole and stays the way back; a start by hand is not counted.
+    assert device.control.slot_state("a").successful
+    assert device.starts.load().rescued == 0
+
+
+def test_packages_and_configuration_go_along_with_a_newer_version(device: RescueDevice) -> None:
+    second_image(device)
+    entry = PackageEntry("probe", "1.2", "feature", "cd" * 32, 3000, 1, 0, 0)
+    committed = device.store.generations.load(1)
+    assert committed is not None
+    # Generation 4: as 1, with a package.
+    with_package = replace(committed, number=4, parent=1, origin="package", packages=(entry,))
+    device.store.generations.write(with_package)
+    device.store.save(StateRecord(next_generation=5, committed=4))
+    device.rot_all("a")
+    course = device.enter(asked())
+    done = course.reinstall(str(device.publisher.repository), slot="b")
+    made = device.store.generations.load(done.generation)
+    assert made is not None and made.parent == 4
+    assert made.packages == (replace(entry, state=made.number),)
 
 
 @pytest.mark.parametrize("loader", ["systemd-boot"], indirect=True)
