@@ -117,7 +117,8 @@ class Device:
                     )
                 continue
             known = self.store.read() is not None
-            agent, dead = self._early(root, trials_die=trials_die)
+            # Once the loader counts no longer, it is committed: that start is no trial's.
+            agent, dead = self._early(root, trials_die=trials_die and counted)
             recovered = recovered or not known
             if dead or agent is None:
                 continue
