@@ -190,7 +190,7 @@ def embedded_configuration(board: Board) -> str:
     Raises ManifestError when the board's watchdog is not one that the script can arm.
     """
     numbers = {part.label: n for n, part in enumerate(board.layout.partitions, start=1)}
-    environment = board.environment_partition
+    environment, rescue = board.environment_partition, board.rescue_partition
     lines = []
     serial = re.fullmatch(r"ttyS([0-9]+)", board.console)
     if serial:
@@ -198,6 +198,7 @@ def embedded_configuration(board: Board) -> str:
     lines += [
         "set orbital_disk=$root",
         f"set orbital_environment={numbers[environment.label] if environment else ''}",
+        f"set orbital_rescue={numbers[rescue.label] if rescue else ''}",
         *(f"set orbital_{slot}={numbers[board.boot_slot_partition(slot).label]}" for slot in SLOTS),
         f"set orbital_watchdog_ticks={_watchdog_ticks(board)}",
         # Not `normal`, which ends in a command line.

@@ -329,7 +329,8 @@ def _check_memory(board: Board, u_boot: UBoot) -> None:
     artifact = int(u_boot.artifact_address, 16)
     scratch = int(u_boot.scratch_address, 16)
     kernel = int(u_boot.kernel_address, 16)
-    end = artifact + board.boot_slot_partition("a").size
+    rescue = board.rescue_partition
+    end = artifact + max(board.boot_slot_partition("a").size, rescue.size if rescue else 0)
     for name, start, length in (
         ("scratch_address", scratch, _SCRATCH),
         ("kernel_address", kernel, 1),

@@ -1,4 +1,4 @@
-"""The file system around the two copies of GRUB's record, so that GRUB can write them.
+"""The file system around GRUB's record and the start record, so that GRUB can write them.
 
 GRUB 2.12 reads any sector (`load_env --file (hd0,gpt2)0+1`), but writes only into files
 of a file system: `save_env` learns from it which sectors a file has, and lists of
@@ -8,6 +8,7 @@ they belong is ISO 9660: it begins at byte 32768, and a file may lie anywhere::
     0       copy 0 of the record, the file COPY0
     32768   primary volume descriptor, terminator, root directory, two path tables
     65536   copy 1 of the record, the file COPY1
+    524288  the start record (recovery/starts.py), the file COPY2
 
 Written at the factory, and again only when it is damaged: until then GRUB still reads
 the record but counts no tries, and its script starts a good slot.
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import struct
 
+from recovery import starts
 from recovery.bootcontrol.copies import OFFSETS
 from recovery.bootcontrol.grubenv import SIZE
 
@@ -35,11 +37,11 @@ _NO_DATE = b"0" * 16 + b"\0"
 
 def file_system() -> bytes:
     """The bytes at START: everything but the files' content. Always the same."""
-    blocks = OFFSETS[1] // BLOCK + 1
+    places = (*OFFSETS, starts.OFFSET)
+    blocks = max(places) // BLOCK + 1
     little, big = (struct.pack(f"{order}BBIHBx", 1, 0, _ROOT, 1, 0) for order in "<>")
     files = b"".join(
-        _entry(b"COPY%d.;1" % number, offset // BLOCK, SIZE)
-        for number, offset in enumerate(OFFSETS)
+        _entry(b"COPY%d.;1" % number, offset // BLOCK, SIZE) for number, offset in enumerate(places)
     )
     itself, parent = (_entry(name, _ROOT, BLOCK, _DIRECTORY) for name in (b"\0", b"\1"))
     contents = (

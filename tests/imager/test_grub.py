@@ -176,13 +176,13 @@ def test_the_partition_table_calls_the_core_image_what_it_is(board: Board) -> No
 
 
 def test_partition_numbers_follow_the_layout(board: Board) -> None:
-    assert "set orbital_b=4\n" in embedded_configuration(board)
+    assert "set orbital_b=5\n" in embedded_configuration(board)
     parts = board.layout.partitions
     turned = msgspec.structs.replace(
-        board, layout=Layout((parts[3], *parts[:3], *parts[4:])), console="tty0"
+        board, layout=Layout((parts[4], *parts[:4], *parts[5:])), console="tty0"
     )
     lines = embedded_configuration(turned).splitlines()
-    assert {"set orbital_b=1", "set orbital_environment=3", "set orbital_a=4"} < set(lines)
+    assert {"set orbital_b=1", "set orbital_environment=3", "set orbital_rescue=4"} < set(lines)
     assert not any("serial" in line for line in lines)
 
 

@@ -27,6 +27,8 @@ from recovery.bootcontrol import grubenv
 from recovery.bootcontrol.recorded import GOOD, Count, Record
 from recovery.process import run
 from recovery.slots import Slot
+from recovery.starts import OFFSET, SIZE, Starts, parse, to_bytes
+from recovery.value import replace
 from tests.recovery import loaders
 
 pytestmark = pytest.mark.boot
@@ -35,7 +37,7 @@ SECONDS = 120
 SECOND = 65536
 STARTS = "echo BOOT.CFG on $root\nreboot\n"
 HANGS = "while true; do true; done\n"
-SLOT_OF = {"hd0,gpt3": "a", "hd0,gpt4": "b"}
+SLOT_OF = {"hd0,gpt3": "rescue", "hd0,gpt4": "a", "hd0,gpt5": "b"}
 
 
 class Outcome(NamedTuple):
@@ -99,6 +101,7 @@ def boot(bench: Bench, tmp_path: Path) -> Boot:
         read_only: bool = False,
         watchdog_device: bool = True,
         before: int = 0,
+        rescue: bool = False,
     ) -> Outcome:
         extents = {label: bench.layout.extent(label) for label in ("environment", "boot-a")}
         contents = {"a": STARTS, "b": STARTS} if slots is None else slots
@@ -110,6 +113,8 @@ def boot(bench: Bench, tmp_path: Path) -> Boot:
                 disk.seek(bench.layout.extent(f"boot-{slot}").start)
                 disk.write(_archive(content, tmp_path) if isinstance(content, str) else content)
                 disk.write(bytes(4096))
+            disk.seek(bench.layout.extent("rescue").start)
+            disk.write(_archive(STARTS, tmp_path) if rescue else bytes(4096))
         done = run(
             [
                 *("qemu-system-x86_64", "-machine", "pc", "-accel", "tcg", "-cpu", "max"),
@@ -286,3 +291,46 @@ def test_a_machine_without_its_watchdog_boots_and_says_so(boot: Boot) -> None:
 
 def test_grub_uses_the_disk_that_the_firmware_started(boot: Boot) -> None:
     assert boot(RECORDS["trial-of-b"], before=1).started == ["b"]
+
+
+def _wished(record: Record, wish: Starts) -> bytes:
+    image = bytearray(_copies(_sector(record)))
+    image[OFFSET : OFFSET + SIZE] = to_bytes(wish)
+    return bytes(image)
+
+
+@pytest.mark.parametrize("wish", [Starts(rescue=True, reason="asked by x"), Starts(action="erase")])
+def test_a_wish_in_the_start_record_starts_rescue_and_is_counted(boot: Boot, wish: Starts) -> None:
+    before = _wished(_trial(2), wish)
+    outcome = boot(before, rescue=True)
+    assert outcome.started == ["rescue"]
+    assert parse(outcome.environment[OFFSET : OFFSET + SIZE]) == replace(wish, asked=1)
+    # No try of the trial was used for it.
+    assert outcome.environment[:OFFSET] == before[:OFFSET]
+
+
+def test_a_wish_that_was_counted_three_times_is_none(boot: Boot) -> None:
+    before = _wished(Record(("a",), a=GOOD), Starts(rescue=True, asked=3))
+    outcome = boot(before, rescue=True)
+    assert (outcome.started, outcome.environment) == (["a"], before)
+
+
+def test_a_wish_for_a_rescue_system_that_is_destroyed_starts_a_slot(boot: Boot) -> None:
+    outcome = boot(_wished(Record(("a",), a=GOOD), Starts(rescue=True, asked=2)))
+    assert outcome.started == ["a"]
+    assert parse(outcome.environment[OFFSET : OFFSET + SIZE]).asked == 3
+
+
+def test_a_wish_that_cannot_be_counted_is_none(boot: Boot) -> None:
+    before = _wished(Record(("a",), a=GOOD), Starts(rescue=True))
+    assert boot(before, rescue=True, read_only=True).started == ["a"]
+
+
+def test_rescue_starts_when_no_slot_is_live(boot: Boot) -> None:
+    assert boot(RECORDS["none-left"], rescue=True).started == ["rescue"]
+    assert boot(RECORDS["no-slot"], rescue=True).started == ["rescue"]
+
+
+def test_rescue_starts_when_the_good_slot_cannot_be_loaded_nor_the_other(boot: Boot) -> None:
+    assert boot(RECORDS["factory"], {}, rescue=True).started == ["rescue"]
+    assert boot(RECORDS["lost"], {}, rescue=True).started == ["rescue"]

@@ -67,6 +67,6 @@ def test_a_partition_lies_where_the_board_wants_it_and_the_others_follow(board: 
         board, layout=msgspec.structs.replace(board.layout, partitions=tuple(parts))
     )
     layout = plan_layout(moved)
-    first, second, third, _ = layout.extents
+    first, second, third, *_ = layout.extents
     assert (first.start, second.start, third.start) == (RESERVED, 1 << 30, second.end)
     assert layout.size == layout.extents[-1].end + RESERVED

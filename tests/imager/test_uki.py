@@ -29,11 +29,13 @@ def _line(board: Board, *extra: str) -> list[str]:
 
 def test_the_command_line_names_image_slots_state_and_watchdog(board: Board) -> None:
     words = _line(board, "quiet")
-    assert words[:5] == [
+    assert words[:7] == [
         f"orbital.roothash={ROOT_HASH}",
         "orbital.hashoffset=8192",
         "orbital.slots=root-a,root-b",
         "orbital.state=state",
+        "orbital.starts=environment",
+        "orbital.oneshot=efi",
         "orbital.watchdog=i6300esb:heartbeat=60",
     ]
     assert {"gpt", "systemd.gpt_auto=0", "panic=-1", "console=ttyS0", "ro"} <= set(words)

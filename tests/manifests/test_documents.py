@@ -61,7 +61,8 @@ def changed(kind: str, old: str, new: str) -> tuple[str, int]:
             "board", "summary:", "sumary:", 0,
             "sumary: expected a known key, got an unknown one",
             'did you mean "summary"? known keys: board, summary, architecture, firmware, '
-            "boot_control, console, kernel, layout, watchdog, u_boot, raspberry_pi, qemu",
+            "boot_control, console, kernel, layout, watchdog, u_boot, raspberry_pi, rescue_button, "
+            "qemu",
             id="misspelt-required-key-is-one-mistake",
         ),
         pytest.param(
@@ -110,9 +111,9 @@ def changed(kind: str, old: str, new: str) -> tuple[str, int]:
         pytest.param(
             "board", "role: slot\n      slot: b",
             "role: slot\n      start: 600MiB\n      slot: b", 1,
-            'layout.partitions[2].start: expected a whole number of MiB from 705MiB, where '
+            'layout.partitions[4].start: expected a whole number of MiB from 754MiB, where '
             '"root-a" ends, got "600MiB"',
-            'partitions must not overlap; write "705MiB" or more, or remove start',
+            'partitions must not overlap; write "754MiB" or more, or remove start',
             id="overlapping-partitions",
         ),
         pytest.param(
@@ -163,14 +164,14 @@ def changed(kind: str, old: str, new: str) -> tuple[str, int]:
         ),
         pytest.param(
             "board", "label: root-b", "label: root-a", 0,
-            'layout.partitions[2].label: expected a label that no other partition has, '
+            'layout.partitions[4].label: expected a label that no other partition has, '
             'got "root-a" a second time',
             "partitions are found by label; rename one of them",
             id="two-partitions-of-one-label",
         ),
         pytest.param(
             "board", "slot: b\n      size: 512MiB", "slot: b\n      size: 511MiB", 1,
-            'layout.partitions[2].size: expected "512MiB", the size of root-a, got "511MiB"',
+            'layout.partitions[4].size: expected "512MiB", the size of root-a, got "511MiB"',
             "an image must fit in either slot; make both slots as large",
             id="slots-of-different-size",
         ),
@@ -178,12 +179,12 @@ def changed(kind: str, old: str, new: str) -> tuple[str, int]:
             "board", "partitions:\n    - label: esp\n      role: esp", "partitions:\n"
             "    - label: esp\n      role: boot", 0,
             "layout.partitions: expected 1 partition with role esp (firmware uefi, boot control "
-            "systemd-boot), got none",
+            "systemd-boot, with rescue), got none",
             "add a partition with role esp",
             id="uefi-without-esp",
         ),
         pytest.param(
-            "board", "slot: b\n", "slot: a\n", -10,
+            "board", "slot: b\n", "slot: a\n", -16,
             "layout.partitions: expected exactly two slots, a and b, got a and a",
             "describe one partition with slot: a and one with slot: b, both with role: slot",
             id="slot-a-twice",
@@ -197,7 +198,7 @@ def changed(kind: str, old: str, new: str) -> tuple[str, int]:
         ),
         pytest.param(
             "board", "role: state", "role: state\n      slot: a", 1,
-            'layout.partitions[3].slot: expected no slot with role state, got "a"',
+            'layout.partitions[5].slot: expected no slot with role state, got "a"',
             "remove the key slot",
             id="state-is-no-slot",
         ),
