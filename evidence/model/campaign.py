@@ -10,7 +10,7 @@ lets every state come to rest in every world (evidence.model.check). Checked:
   healthy, in the rescue system; never in a circle;
 * a healthy slot that may be started is reached, and the most boots that it takes.
 
-`--states N` stops an exploration there: a sample, which is not written as a result.
+`--states N` stops an exploration there: a sample, and the result says so.
 """
 
 from __future__ import annotations
@@ -81,13 +81,16 @@ def run(arguments: argparse.Namespace) -> int:
             scopes.append(Scope(kind, True, arguments.damage, arguments.starts, arguments.states))
         counts: dict[str, int] = {}
         wrong: list[str] = []
-        complete = True
+        notes: list[str] = []
         for scope in scopes:
             explored, findings = check(scope)
-            complete = complete and explored.complete
             name = "with rescue" if scope.rescue else "without rescue"
             if scope.damage:
                 name = f"with rescue and damage ({scope.damage})"
+            if not explored.complete:
+                notes.append(
+                    f"{name}: a sample, the states nearest to the factory's, not all of them."
+                )
             for count, number in (
                 ("states", len(explored.found)),
                 ("transitions", explored.transitions),
@@ -96,21 +99,25 @@ def run(arguments: argparse.Namespace) -> int:
                 counts[count] = counts.get(count, 0) + number
                 counts[f"{count} {name}"] = number
             counts[f"boots to rest at most, {name}"] = findings.longest
+            counts[f"runs that end in rescue for a person, {name}"] = (
+                findings.waited + findings.gave_up
+            )
             wrong += [
-                f"{name}: {kind_of} ({findings.often[kind_of]} runs): {text}"
+                f"{name}: {kind_of} ({findings.often[kind_of]} runs), as in: {text}"
                 for kind_of, text in findings.wrong.items()
             ]
         code = max(code, int(bool(wrong)))
-        if complete:
-            options = f" --damage {arguments.damage} --starts {arguments.starts}"
-            options += " --without-rescue" if arguments.without_rescue else ""
-            record(
-                "model",
-                f"python -m evidence model --loader {kind}{options}",
-                counts,
-                seconds=time.monotonic() - begun,
-                board=kind,
-                wrong=wrong,
-                folder=arguments.results,
-            )
+        options = f" --damage {arguments.damage} --starts {arguments.starts}"
+        options += f" --states {arguments.states}" if arguments.states else ""
+        options += " --without-rescue" if arguments.without_rescue else ""
+        record(
+            "model",
+            f"python -m evidence model --loader {kind}{options}",
+            counts,
+            seconds=time.monotonic() - begun,
+            board=kind,
+            wrong=wrong,
+            notes=notes,
+            folder=arguments.results,
+        )
     return code

@@ -29,7 +29,7 @@ from evidence.model.boot import (
 from evidence.model.device import Board, Device, Place, Wish, canonical, new
 from evidence.model.records import lost, powered_off
 from evidence.model.rescue import Visit
-from evidence.model.starting import Started, start, without_wish
+from evidence.model.starting import Started, start, wished, without_wish
 from recovery import decide, plan
 from recovery.generations import Generation
 from recovery.slots import SLOTS, Slot, other_slot
@@ -167,7 +167,7 @@ class Model:
 
     def load(self, number: int, wish: Wish) -> Loaded:
         """What the loader starts."""
-        key = (number, wish.rescue if self.board.kind in ("grub", "u-boot") else wish.one_shot)
+        key = (number, self.board.rescue and wished(self.board, wish))
         if key not in self.loads:
             started = start(self.board, self.devices[number], wish)
             self.loads[key] = Loaded(
@@ -187,6 +187,10 @@ class Model:
         if started.what == "nothing":
             return Step("nothing", "reset", (*loaded, (at, wish)), (at, wish))
         if started.what == "rescue":
+            if self.board.kind in ("grub", "u-boot") and wished(self.board, wish):
+                # Its script counts the asking first, so that a rescue that does not come ends.
+                wish = replace(wish, asked=wish.asked + 1)
+                loaded = (*loaded, (at, wish))
             visited = self.visit(at, wish, network)
             passed = visited.passed
             return Step(

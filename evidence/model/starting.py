@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
+from evidence.model.boot import MOST_ASKED
 from evidence.model.device import Board, Device, Wish
 from evidence.model.records import SECOND_COPY, Kept, canonical
 from imager.firmware.grub_environment import factory_environment
@@ -35,14 +36,16 @@ class Started:
 
 def start(board: Board, device: Device, wish: Wish) -> Started:
     """What runs next."""
-    if board.rescue and _wished(board, wish):
+    if board.rescue and wished(board, wish):
         return Started("rescue", _unasked(device))
     return without_wish(board, device)
 
 
-def _wished(board: Board, wish: Wish) -> bool:
+def wished(board: Board, wish: Wish) -> bool:
     """GRUB's and U-Boot's scripts read the start record, the others are told otherwise."""
-    return wish.rescue if board.kind in ("grub", "u-boot") else wish.one_shot
+    if board.kind in ("grub", "u-boot"):
+        return (wish.rescue or wish.action) and wish.asked < MOST_ASKED
+    return wish.one_shot
 
 
 def _unasked(device: Device) -> Device:

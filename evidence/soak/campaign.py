@@ -49,6 +49,12 @@ BOOTS = 40
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument("--cycles", type=int, default=1000, help="how many")
+    parser.add_argument(
+        "--qemu", action="store_true", help="the device that ships, in QEMU; needs --work"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=0, help="with --qemu: begin no cycle after that time"
+    )
     parser.add_argument("--seed", type=int, default=1, help="where the dice begin")
 
 
@@ -256,6 +262,8 @@ def soak(root: Path, cycles: int, seed: int) -> tuple[Soak, dict[str, int], dict
 
 def run(arguments: argparse.Namespace) -> int:
     """The campaign."""
+    if arguments.qemu:
+        return run_in_qemu(arguments)
     begun = time.monotonic()
     root = Path(tempfile.mkdtemp(dir=MEMORY))
     try:
@@ -288,3 +296,34 @@ def run(arguments: argparse.Namespace) -> int:
         folder=arguments.results,
     )  # fmt: skip
     return int(bool(life.wrong))
+
+
+def run_in_qemu(arguments: argparse.Namespace) -> int:
+    """The soak of the real device; adds to what --work has."""
+    from evidence.soak import real
+
+    if arguments.work is None:
+        raise RefusedError(
+            "cannot soak in QEMU: nowhere to keep the machine",
+            resolution="give a directory with --work; the next run continues there",
+        )
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    done = real.soak(
+        arguments.work.resolve(), arguments.cycles, arguments.seed, seconds=arguments.seconds
+    )
+    if not done.cycles:
+        return 0
+    counts = {
+        "cycles": done.cycles,
+        "power cuts": done.cuts,
+        "cycles that ended with another version": done.new_version,
+        "bytes written by the guest before the cuts": done.written,
+        "bytes of state after the first cycle": done.state_bytes[0],
+        "bytes of state after the last cycle": done.state_bytes[-1],
+    }
+    command = f"python -m evidence soak --qemu --cycles {arguments.cycles} --work DIR"
+    record(
+        "soak-qemu", command, counts, seconds=done.seconds, board="qemu-x86_64",
+        wrong=done.wrong, folder=arguments.results,
+    )  # fmt: skip
+    return int(bool(done.wrong))
