@@ -68,7 +68,7 @@ def useful(
 
     A device takes the parts by size, the smallest first, and each only if all that it has
     fetched of parts could turn out to be of no use within RISK of the full download and what
-    the payloads before have saved it (`updater.patches`).
+    the payloads before have saved it (`updater.ledger`).
     """
     allowance = int(stream.stored_size * RISK)
     kept: list[int] = []

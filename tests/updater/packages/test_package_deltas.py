@@ -20,7 +20,7 @@ from tests.updater.packages.delta_device import (
 from tests.updater.packages.repository import PackagePublisher
 from tests.updater.packages.test_fetch import Counting
 from tests.updater.power import Power, PowerCut
-from updater import patches
+from updater import ledger
 from updater.packages.parcels import cheapest, in_full
 from updater.source import DirectorySource
 
@@ -83,7 +83,7 @@ def test_the_largest_parts_come_last_and_only_because_of_what_was_saved(
 
 
 def test_maker_and_device_agree_on_what_may_be_risked() -> None:
-    assert package_delta.RISK == patches.LIMIT
+    assert package_delta.RISK == ledger.LIMIT
 
 
 def test_a_cut_download_keeps_what_the_delta_has_made(
