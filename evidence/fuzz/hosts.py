@@ -12,6 +12,7 @@ from imager.delta.elf_file import read_executable
 from imager.delta.erofs import is_erofs, read_layout
 from imager.elf import dependencies
 from imager.mirror import find_mirror
+from imager.package.build import load_interface
 from imager.package.collect import Collector
 from imager.package.elf import read_elf
 from imager.package.erofs import read_tree
@@ -106,6 +107,11 @@ def apt_sources(data: bytes) -> None:
     for name in ("sources.list", "sources.list.d/a.sources"):
         with contextlib.suppress(ToolError):
             in_folder(data, name, lambda place: find_mirror(place, {}))
+
+
+def interface(data: bytes) -> None:
+    """interface.json of a build directory."""
+    in_folder(data, "interface.json", lambda place: load_interface(place / "interface.json"))
 
 
 def board(data: bytes) -> None:

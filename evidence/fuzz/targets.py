@@ -66,6 +66,7 @@ TARGETS = (
     Target("opk", hosts.package_file, "bytes", _HOST, longest=65536),
     Target("pkcs7", hosts.pkcs7, "der", _HOST),
     Target("wheel", hosts.wheel, "bytes", _HOST),
+    Target("interface", hosts.interface, "json", _HOST),
     Target("apt-sources", hosts.apt_sources, "lines", _HOST),
     Target("board", hosts.board, "lines", _HOST),
     Target("system", hosts.system, "lines", _HOST),

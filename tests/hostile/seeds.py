@@ -39,7 +39,7 @@ from tests.delta.fuzz_frame import CORPUS as FRAMES
 from tests.delta.opened import closed
 from tests.delta.test_rewrite import GOOD as REWRITE
 from tests.imager.debs import make_deb
-from tests.imager.package.bench import make_tar, make_wheel, tar_file, tar_special
+from tests.imager.package.bench import INTERFACE, make_tar, make_wheel, tar_file, tar_special
 from tests.imager.test_bzimage import Parts
 from tests.imager.test_bzimage import kernel as bzimage
 from tests.imager.test_elf import _small_32_bit
@@ -257,6 +257,7 @@ def host(base: Path) -> Seeds:
     yield "bzimage", "one", bzimage(Parts(payload=small))
     made = make_wheel(base / "demo-2.5-py3-none-any.whl", {"demo/__init__.py": "x = 1\n"})
     yield "wheel", "one", made.read_bytes()
+    yield "interface", "gateway", msgspec.json.encode(INTERFACE)
     yield "apt-sources", "lines", b"deb http://deb.example.org/debian trixie main\n"
     fields = b"Types: deb\nURIs: http://deb.example.org/debian\nSuites: trixie trixie-security\n"
     yield "apt-sources", "fields", fields + b"Components: main\n"
