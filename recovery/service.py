@@ -343,19 +343,6 @@ class Agent:
         )
 
 
-def migrate(name: str, root: Path = Path("/")) -> int:
-    """Brings a package's state to the schema of its version in the running generation.
-
-    Without the lock: whoever starts the services may hold it.
-    """
-    from recovery.packages.system import SystemHost
-
-    store = StateStore(root / STATE_ROOT.relative_to("/"))
-    running = running_record(load_report(root), store.load(), store.generations.all())
-    SystemHost(root, "orbital recovery").migrate_pending(running, name)
-    return 0
-
-
 def run_checks(checks: Sequence[HealthCheck]) -> str:
     """Names what failed, or "". Imported late: most boots have nothing to check."""
     from recovery import health
@@ -397,7 +384,10 @@ def main(arguments: Sequence[str]) -> None:
         sys.exit(2)
     try:
         if migrating:
-            sys.exit(migrate(arguments[1]))
+            from recovery.packages.migrating import migrate
+
+            migrate(arguments[1])
+            sys.exit(0)
         sys.exit(ACTIONS[arguments[0]](open_agent()))
     except (OrbitalError, OSError) as error:
         log.error("%s", error)
