@@ -25,14 +25,18 @@ Artifact = Literal["whole", "refused", "crashes"]
 
 @dataclass(frozen=True)
 class Board:
-    """What does not change. rescue: there is a rescue system. returns: what the firmware does
-    when systemd-boot comes back because an artifact cannot be started: the rescue system is
-    the next boot option. most_starts: as in imager/initramfs/init, or less, but more than a
-    trial has tries, for a smaller model."""
+    """What does not change.
+
+    rescue: there is a rescue system. returns: what the firmware does when systemd-boot comes
+    back because an artifact cannot be started: it goes on to the rescue system as its next
+    boot option. OVMF does not: it looks at no second partition of a disk that it has started
+    from. most_starts: as in imager/initramfs/init, or less, but more than a trial has tries,
+    for a smaller model.
+    """
 
     kind: Kind
     rescue: bool = True
-    returns: bool = True
+    returns: bool = False
     most_starts: int = 8
 
 
