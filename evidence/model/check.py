@@ -210,7 +210,7 @@ def judged_circle(model: Model, state: State, world: World) -> str:
         if model.board.rescue:
             return "never comes to rest: a kernel ends before the initramfs counts its start"
         return ""
-    firmware_ends = model.board.kind == "systemd-boot" and not model.board.returns
+    firmware_ends = model.board.kind in ("systemd-boot", "tryboot") and not model.board.returns
     refused = any(place.artifact == "refused" for place in device.slots)
     if model.board.rescue and firmware_ends and refused:
         return "never comes to rest: the firmware does not go on when an artifact is refused"

@@ -28,10 +28,10 @@ class Board:
     """What does not change.
 
     rescue: there is a rescue system. returns: what the firmware does when systemd-boot comes
-    back because an artifact cannot be started: it goes on to the rescue system as its next
-    boot option. OVMF does not: it looks at no second partition of a disk that it has started
-    from. most_starts: as in imager/initramfs/init, or less, but more than a trial has tries,
-    for a smaller model.
+    back because an artifact cannot be started (on a Raspberry Pi: when the partition holds
+    none): it goes on to the rescue system. OVMF does not: it looks at no second partition of
+    a disk that it has started from. most_starts: as in imager/initramfs/init, or less, but
+    more than a trial has tries, for a smaller model.
     """
 
     kind: Kind

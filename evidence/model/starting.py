@@ -17,7 +17,7 @@ from evidence.model.boot import MOST_ASKED
 from evidence.model.device import Board, Device, Wish
 from evidence.model.records import SECOND_COPY, Kept, canonical
 from imager.firmware.grub_environment import factory_environment
-from recovery.slots import SLOTS, Slot
+from recovery.slots import Slot
 from tests.recovery import loaders
 
 _ACTIVATION = re.compile(rb"^version ([0-9]+)$", re.MULTILINE)
@@ -142,11 +142,8 @@ def _tryboot(board: Board, device: Device) -> Started:
     for slot in loaders.tryboot(data, asked=asked).slots:
         if _loads(device, slot):
             return Started(slot, device, is_try=asked and slot == _tried(data))
-    # Nothing on the named partition: the firmware looks at the others in turn.
-    for slot in SLOTS:
-        if _loads(device, slot) and not asked:
-            return Started(slot, device)
-    return Started("rescue" if board.rescue else "nothing", device)
+    # What it does then is not documented for every version: "returns" says the best case.
+    return Started("rescue" if board.rescue and board.returns else "nothing", device)
 
 
 def _tried(data: bytes) -> Slot | None:
