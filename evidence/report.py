@@ -13,20 +13,32 @@ DOCUMENT = REPOSITORY / "docs" / "evidence.md"
 
 @dataclass(frozen=True)
 class Aim:
-    """A figure of issue 6: at least this many of that count, summed over the boards."""
+    """A figure of issue 6: at least this many of that count, summed over the boards.
+
+    whole: that no run noted it as a sample is part of the aim.
+    """
 
     what: str
     campaign: str
     count: str
     least: int
+    whole: bool = False
 
 
 AIMS = (
     Aim("crash states judged", "powercut", "crash states judged", 50_000),
     Aim("crash states booted", "powercut", "crash states booted", 200),
-    Aim("states of the boot decision, explored to the last", "model", "states", 1),
-    Aim("attacks refused", "hostile", "attacks refused", 1),
-    Aim("fuzz executions", "fuzz", "executions", 1),
+    Aim("states of the boot decision, all of them", "model", "states without rescue", 1),
+    Aim("the same with rescue, all of them", "model", "states with rescue", 1, whole=True),
+    Aim(
+        "the same with rescue and damage, all of them",
+        "model",
+        "states with rescue and damage (1)",
+        1,
+        whole=True,
+    ),
+    Aim("attacks of a repository refused", "hostile", "attacks of a repository refused", 1),
+    Aim("fuzz executions", "fuzz", "inputs read", 1),
     Aim("soak cycles on the model", "soak", "cycles", 1_000),
     Aim("soak cycles in QEMU", "soak-qemu", "cycles", 100),
 )
@@ -84,6 +96,8 @@ def _aims(results: Sequence[Result]) -> str:
             continue
         measured = sum(run.counts[aim.count] for run in runs)
         verdict = "reached" if measured >= aim.least else "**missed**"
+        if aim.whole and any("a sample" in note for run in runs for note in run.notes):
+            verdict = "**missed: a sample**"
         lines.append(f"| {aim.what} | {aimed} | {measured:,} | {verdict} |")
     return "\n".join(lines) + "\n"
 
