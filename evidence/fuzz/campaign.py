@@ -147,7 +147,7 @@ def _report(work: Path, arguments: argparse.Namespace) -> int:
             f"python -m evidence fuzz --seconds {arguments.seconds:g}",
             {
                 "parsers fuzzed": len(read),
-                "inputs read": executions,
+                "executions": executions,
                 "inputs refused with a plain error": sum(i["refused"] for i in read.values()),
                 "inputs that failed": len(wrong),
             },

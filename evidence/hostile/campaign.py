@@ -93,7 +93,7 @@ def _attacks(piece: int) -> tuple[dict[str, int], list[str]]:
             problem = judged(attack)
         if problem:
             wrong.append(f"{attack.name}: {problem}")
-    return {"attacks of a repository refused": len(table) - len(wrong)}, wrong
+    return {"attacks refused": len(table) - len(wrong)}, wrong
 
 
 def _states(piece: int) -> tuple[dict[str, int], list[str]]:
