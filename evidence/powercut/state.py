@@ -89,7 +89,6 @@ class StateReader:
                     out.seek(at)
                     out.write(piece.tobytes())
         self._loop, self._device = self._attach(backing)
-        self._backing = os.open(backing, os.O_RDONLY | os.O_CLOEXEC)
         # Keys (see Disk) of the blocks that the device holds and the base does not.
         self._holds: dict[int, int] = self._wanted()
         self._journal = self._find_journal(content)
@@ -106,7 +105,6 @@ class StateReader:
     ) -> None:
         """Gives the loop device back."""
         os.close(self._loop)
-        os.close(self._backing)
         self._stack.close()
 
     def read(self) -> Files:
@@ -114,6 +112,16 @@ class StateReader:
 
         If it cannot be mounted it is repaired, as early boot does (recovery.early, mount_state).
         """
+        files = self._read()
+        if files.problem or files.repairs:
+            # Judged again with every byte of the device written anew: only the disk counts,
+            # nothing that an earlier state may have left.
+            for number in self._different():
+                self._holds[number] = -1
+            files = self._read()
+        return files
+
+    def _read(self) -> Files:
         self._bring()
         self.mounted += 1
         problems = []
@@ -226,23 +234,17 @@ class StateReader:
     def _different(self) -> set[int]:
         """Every block in which the device differs from the disk."""
         found: set[int] = set()
-        os.fsync(self._loop)
-        size, at = self._count * BLOCK, 0
-        while at < size:
-            # Where the file behind the device has a hole, device and disk are zero.
-            try:
-                at = os.lseek(self._backing, at, os.SEEK_DATA) // BLOCK * BLOCK
-            except OSError:
-                break
-            end = min(os.lseek(self._backing, at, os.SEEK_HOLE), size)
-            count = -(-(end - at) // BLOCK)
-            start = self._start * BLOCK + at
+        step = 256
+        for first in range(0, self._count, step):
+            count = min(step, self._count - first)
+            start = (self._start + first) * BLOCK
             wanted = self._disk.bytes[start : start + count * BLOCK]
-            there = np.frombuffer(os.pread(self._loop, wanted.size, at), dtype=np.uint8)
+            there = np.frombuffer(
+                os.pread(self._loop, count * BLOCK, first * BLOCK), dtype=np.uint8
+            )
             if not np.array_equal(wanted, there):
                 wrong = np.flatnonzero((wanted != there).reshape(-1, BLOCK).any(axis=1))
-                found.update(start // BLOCK + int(number) for number in wrong)
-            at += count * BLOCK
+                found.update(self._start + first + int(number) for number in wrong)
         return found
 
     def _find_journal(self, content: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> tuple[int, int]:
