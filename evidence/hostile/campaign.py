@@ -98,7 +98,7 @@ def _attacks(piece: int) -> tuple[dict[str, int], list[str]]:
 
 def _states(piece: int) -> tuple[dict[str, int], list[str]]:
     cases, volatile, wrong = state.judge(piece, _PIECES)
-    return {"edited states started": cases - len(wrong), "of these volatile": volatile}, wrong
+    return {"edited states judged": cases, "of these volatile": volatile}, wrong
 
 
 def _disks(piece: int) -> tuple[dict[str, int], list[str]]:
