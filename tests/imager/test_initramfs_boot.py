@@ -252,7 +252,7 @@ def test_an_init_that_ends_unexpectedly_restarts(
     boot: Callable[..., str], parts: Parts, tmp_path: Path
 ) -> None:
     tree = initramfs_tree(parts.base, [], [])
-    broken = tree.read("init").replace(b"load_modules\nrun_hooks\n", b'echo "$not_set"\n')
+    broken = tree.read("init").replace(b"load_modules\nif", b'echo "$not_set"\nif')
     tree.file("init", broken, 0o755)
     output = tmp_path / "broken"
     write_initramfs(tree, output, mtime=EPOCH)

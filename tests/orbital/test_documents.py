@@ -39,7 +39,7 @@ def test_a_board_is_shown_with_its_partitions() -> None:
     assert "root-b       512MiB   slot b" in text
     assert "i6300esb, 60 s, armed by efi-driver" in text
     board = json.loads(orbital("board", "show", "qemu-x86_64", "--json").stdout)
-    assert board["layout"]["partitions"][1]["size"] == 512 << 20
+    assert board["layout"]["partitions"][3]["size"] == 512 << 20
 
 
 def test_all_that_is_shipped_is_valid() -> None:
@@ -62,9 +62,10 @@ def test_a_bad_board_and_a_good_one_are_both_reported(tmp_path: Path) -> None:
     done = orbital("board", "check", str(good), str(bad), code=3)
     assert done.stdout == (
         f"{good}: board: valid\n"
-        f"cannot use {bad}:{line}: layout.partitions[3].role: expected boot, environment, esp, "
-        'firmware, slot or state, got "stat"\n'
-        '  did you mean "state"? allowed values: boot, environment, esp, firmware, slot, state\n'
+        f"cannot use {bad}:{line}: layout.partitions[5].role: expected boot, environment, esp, "
+        'firmware, rescue, slot or state, got "stat"\n'
+        '  did you mean "state"? allowed values: boot, environment, esp, firmware, rescue, slot,'
+        " state\n"
     )
     documents = json.loads(
         orbital("manifest", "check", str(good), str(bad), "--json", code=3).stdout
@@ -121,7 +122,7 @@ def test_slots_too_small_for_an_image_are_named_with_the_size_to_write(tmp_path:
         ' "305MiB", for the boot artifact of b, got "192MiB"'
     ) in done.stdout
     assert (
-        f"{board}:{slot}: layout.partitions[1].size: expected at least"
+        f"{board}:{slot}: layout.partitions[3].size: expected at least"
         ' "601MiB", for the root image of b, got "512MiB" (write "601MiB" or more for both slots,'
         " drop packages, or set image.compression)"
     ) in done.stdout
