@@ -195,7 +195,8 @@ def _install(
             resolution="check the disk; it may be at the end of its life",
         ) from error
     written = root.written + boot.written
-    if choice.in_place and not written and not insist:
+    # A visit that was cut may have written all of it already, under another name.
+    if choice.in_place and not written and choice.slot in rescue.whole and not insist:
         return None
     # ↓ Power cut: the slot is whole, and the next visit finds that.
     if not insist:

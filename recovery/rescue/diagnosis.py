@@ -110,7 +110,8 @@ class Site:
         unknown = SlotDiagnosis(whole=False, damage="not verified yet")
         a, b = (self._slot(slot) if slots else unknown for slot in SLOTS)
         visit, first = self.visit, self._first()
-        untold = slots and not visit.reason and first is not None and not visit.rescued
+        # A visit in which something had to be repaired is not one by menu or button.
+        untold = slots and not visit.reason and not visit.rescued and not self.tried
         by_menu = untold and first is not None and (a if first == "a" else b).whole
         return Diagnosis(
             action=visit.action,

@@ -12,9 +12,9 @@ from recovery.slots import SlotState
 from recovery.starts import Starts, wish
 from recovery.state import Attempt, Quarantine, StateRecord, Trial
 from recovery.value import replace
-from tests.updater.images import SEGMENT, BuiltImage
+from tests.updater.images import SEGMENT, BuiltImage, content
 from tests.updater.publisher import Publisher
-from tests.updater.rescue_site import LOADERS, RescueDevice, build
+from tests.updater.rescue_site import BOOT_SIZE, LOADERS, RescueDevice, build
 
 COUNTED = SlotState(bootable=True, successful=False, tries_left=3)
 NO_ENTRY = SlotState(bootable=False, successful=False, tries_left=None)
@@ -276,6 +276,19 @@ def test_a_person_who_asked_is_waited_for_and_nothing_is_done(device: RescueDevi
     # Nobody came: it goes on.
     course.site.forget_person()
     assert course.by_itself() is None
+    assert device.control.slot_state("a") == COUNTED
+
+
+def test_a_visit_that_repaired_something_is_not_taken_for_a_person_s(
+    device: RescueDevice, image: BuiltImage
+) -> None:
+    """The loader fell back to rescue and told no reason; what was damaged is whole again."""
+    if device.loader == "systemd-boot":
+        # All of the artifact had been written when the power was cut, under its other name.
+        device.artifact("a").with_suffix(".new").write_bytes(image.boot)
+    device.artifact("a").write_bytes(content("noise", BOOT_SIZE))
+    restarts(device, Starts())
+    assert device.holds("a", image)
     assert device.control.slot_state("a") == COUNTED
 
 

@@ -90,7 +90,8 @@ def test_reinstallation_in_place(
         assert device.holds("a", image)
         assert device.control.active_slot() == "a"
         assert device.store.load().committed == 1
-        assert 1 <= device.starts.load().rescued <= VISITS
+        # None where the cut left the slot whole and its old entry: it starts as ever.
+        assert device.starts.load().rescued <= VISITS
 
     steps = cut_everywhere(tmp_path, make, check)
     assert any("root-a" in step or "vda3" in step for step in steps)
