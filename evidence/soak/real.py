@@ -51,7 +51,6 @@ def soak(work: Path, cycles: int, seed: int, *, seconds: float = 0) -> Progress:
     """Runs until there are so many cycles in all, or for so many seconds (0: no limit)."""
     path = work / "soak.json"
     done = Progress(**json.loads(path.read_text())) if path.exists() else Progress()
-    begun = time.monotonic()
     lab = Lab(work / "lab")
     lab.directory.mkdir(parents=True, exist_ok=True)
     for name in ("machine", "server"):
@@ -64,6 +63,7 @@ def soak(work: Path, cycles: int, seed: int, *, seconds: float = 0) -> Progress:
         machine.start()
         try:
             status = calm(Device(machine))
+            begun = time.monotonic()
             while done.cycles < cycles and not (seconds and time.monotonic() - begun > seconds):
                 started = time.monotonic()
                 dice = random.Random(f"{seed} {done.cycles}")
