@@ -11,6 +11,20 @@ from imager.tools import Tools
 _ID = "0b17a100"
 
 
+def sectors_per_cluster(size: int) -> int:
+    """Of a FAT32 of size bytes: as many as leave it one, at most 8 (4 KiB).
+
+    mkfs.vfat would take one: then a directory holds 16 entries, and the folder of the boot entries
+    grows when the third file is made in it. That changes two sectors of the table, and a power
+    cut between them leaves a folder whose chain leads nowhere.
+    """
+    sectors = 8
+    # FAT32 has 65,525 clusters at least; some room for the tables.
+    while sectors > 1 and size // (sectors * 512) < 70_000:
+        sectors //= 2
+    return sectors
+
+
 def make_fat(
     image: Path,
     size: int,
@@ -28,10 +42,12 @@ def make_fat(
     """
     with image.open("wb") as out:
         out.truncate(size)
+    clusters = ["-s", str(sectors_per_cluster(size))] if bits == 32 else []
     environment = {"SOURCE_DATE_EPOCH": str(built), "TZ": "UTC"}
     tools.run(
-        "mkfs.vfat", "--invariant", "-F", str(bits), "-i", _ID, "-n", name, image, env=environment
-    )
+        "mkfs.vfat", "--invariant", "-F", str(bits), *clusters, "-i", _ID, "-n", name, image,
+        env=environment,
+    )  # fmt: skip
     folders = {str(parent) for path in files for parent in Path(path).parents if str(parent) != "."}
     if folders:
         # Parents sort before their children.
