@@ -10,17 +10,29 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import urllib3
+from urllib3 import connection, connectionpool
+from urllib3.exceptions import (
+    HTTPError,
+    LocationParseError,
+    MaxRetryError,
+    NameResolutionError,
+    NewConnectionError,
+    SSLError,
+)
+from urllib3.util import Retry, Timeout, make_headers, parse_url
+
 from recovery.errors import FetchError
-from updater import web
 from updater.source import BLOCK, NoRangesError, NotFoundError, too_long, too_short
-from updater.web import Answer, Web, WebError
 
 _RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+_HEADER_SECONDS = 30.0
 _WHOLE = 1 << 20
 # No file has a place of 20 digits, and Python refuses to read thousands of them.
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-[0-9]{1,19}/")
@@ -76,14 +88,24 @@ class HttpSource:
     def __init__(self, url: str, limits: Limits | None = None) -> None:
         """Raises FetchError when the URL cannot be used."""
         try:
-            address = web.parse(url)
-        except ValueError as error:
+            parsed = parse_url(url)
+        except LocationParseError as error:
             raise _bad_url(url) from error
+        if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query:
+            raise _bad_url(url)
         # Credentials go into a header and never into a name or a log.
-        self._base = address.shown
+        self._base = parsed._replace(auth=None).url.rstrip("/")
         self._limits = limits or Limits()
-        # It asks once: our own loop must also cover losses in mid-file.
-        self._web = Web(address, connect=self._limits.connect, silence=self._limits.silence)
+        headers = make_headers(basic_auth=parsed.auth, user_agent="orbital")
+        headers["accept-encoding"] = "identity"
+        self._pool = urllib3.PoolManager(
+            headers=headers,
+            maxsize=4,
+            timeout=Timeout(connect=self._limits.connect, read=self._limits.silence),
+            # Our own loop retries: it must also cover losses in mid-file.
+            retries=Retry(total=None, connect=0, read=0, status=0, other=0, redirect=3),
+        )
+        self._pool.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
         self._answered = False
         self._no_ranges = False
         self._closed = threading.Event()
@@ -135,7 +157,7 @@ class HttpSource:
     def close(self) -> None:
         """Closes the connections and ends pauses."""
         self._closed.set()
-        self._web.close()
+        self._pool.clear()
 
     def _attempt(self, path: str, max_size: int, so_far: _SoFar) -> Iterator[bytes]:
         """One request. What was handed on before is compared and not yielded.
@@ -146,7 +168,7 @@ class HttpSource:
         passed, seen = so_far.size, so_far.digest.copy()
         with _used_up(response):
             size = passed if response.status == 206 else 0
-            remaining = response.left
+            remaining = response.length_remaining
             if remaining is not None and size + remaining > max_size:
                 raise too_long(self.name, path, max_size)
             again = seen.copy() if size else hashlib.sha256()
@@ -173,15 +195,15 @@ class HttpSource:
         with _used_up(response):
             if response.status == 200:
                 # Most of it is on its way already, so it is taken rather than sent in vain.
-                small = 0 < (response.left or 0) <= _WHOLE
+                small = 0 < (response.length_remaining or 0) <= _WHOLE
                 whole = b"".join(self._body(response) if small else ())
                 self._no_ranges = True
                 raise NoRangesError(path, self.name, whole)
             if response.status != 206:
                 raise self._refused(path, response.status)
-            if _range_start(response) != first or response.left is None:
+            if _range_start(response) != first or response.length_remaining is None:
                 raise _Lost("the server answers with another range than was asked for")
-            if response.left != size:
+            if response.length_remaining != size:
                 raise too_short(self.name, path)
             for data in self._body(response):
                 size -= len(data)
@@ -189,21 +211,29 @@ class HttpSource:
             if size:
                 raise _Lost("the answer was shorter than it said")
 
-    def _get(self, path: str, headers: Mapping[str, str]) -> Answer:
+    def _get(self, path: str, extra: dict[str, str] | None) -> urllib3.BaseHTTPResponse:
+        if extra:
+            extra = extra | {name: str(value) for name, value in self._pool.headers.items()}
         try:
-            answer = self._web.get(path, headers)
-        except WebError as error:
-            raise _Lost(str(error)) from error
+            response = self._pool.request(
+                "GET",
+                f"{self._base}/{path}",
+                headers=extra,
+                preload_content=False,
+                decode_content=False,
+            )
+        except (HTTPError, OSError) as error:
+            raise _lost(error) from error
         self._answered = True
-        return answer
+        return response
 
-    def _request(self, path: str, so_far: _SoFar) -> Answer:
-        headers: dict[str, str] = {}
+    def _request(self, path: str, so_far: _SoFar) -> urllib3.BaseHTTPResponse:
+        headers = None
         if so_far.size and so_far.etag:
             # Without If-Range two versions of a file could be mixed.
             headers = {"range": f"bytes={so_far.size}-", "if-range": so_far.etag}
         response = self._get(path, headers)
-        if response.status == 206 and headers and response.left is not None:
+        if response.status == 206 and headers and response.length_remaining is not None:
             if _range_start(response) == so_far.size:
                 return response
             response.close()
@@ -213,7 +243,7 @@ class HttpSource:
             response.close()
             so_far.etag = ""
             raise _Lost("the server does not have the range any more")
-        if response.status == 200 and response.has_end:
+        if response.status == 200 and (response.length_remaining is not None or response.chunked):
             # The tag of a later answer may be that of another file.
             so_far.etag = "" if so_far.size else _strong_etag(response)
             return response
@@ -243,7 +273,7 @@ class HttpSource:
             resolution="check the source's address and the server",
         )
 
-    def _body(self, response: Answer) -> Iterator[bytes]:
+    def _body(self, response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
         """The body as it arrives, in blocks of a useful size."""
         window_start = time.monotonic()
         in_window = 0
@@ -251,12 +281,12 @@ class HttpSource:
         held_size = 0
         while True:
             try:
-                # read returns what is there: a trickle cannot hold us in one call.
-                data = response.read(BLOCK)
-            except WebError as error:
+                # read1 returns what is there: a trickle cannot hold us in one call.
+                data = response.read1(BLOCK)
+            except (HTTPError, OSError) as error:
                 if held:
                     yield b"".join(held)
-                raise _Lost(str(error)) from error
+                raise _lost(error) from error
             if not data:
                 break
             held.append(data)
@@ -278,25 +308,25 @@ class HttpSource:
 
 
 @contextlib.contextmanager
-def _used_up(response: Answer) -> Iterator[None]:
+def _used_up(response: urllib3.BaseHTTPResponse) -> Iterator[None]:
     """Only a connection whose answer is read to its end in here is used again."""
     try:
         yield
     except BaseException:
         response.close()
         raise
-    response.finish()
+    response.release_conn()
 
 
-def _strong_etag(response: Answer) -> str:
+def _strong_etag(response: urllib3.BaseHTTPResponse) -> str:
     """The entity tag that stands for these very bytes (RFC 9110, 8.8.3), or nothing."""
-    etag = response.header("etag")
+    etag = response.headers.get("etag", "")
     return etag if etag.startswith('"') else ""
 
 
-def _range_start(response: Answer) -> int:
+def _range_start(response: urllib3.BaseHTTPResponse) -> int:
     """Where a partial answer begins; -1 when it does not say."""
-    found = _CONTENT_RANGE.match(response.header("content-range"))
+    found = _CONTENT_RANGE.match(response.headers.get("content-range", ""))
     return int(found[1]) if found else -1
 
 
@@ -307,9 +337,63 @@ def _changed(name: str, path: str) -> FetchError:
     )
 
 
+def _lost(error: Exception) -> _Lost:
+    """What happened, in plain words."""
+    reason: BaseException | None = error.reason if isinstance(error, MaxRetryError) else error
+    if isinstance(reason, NameResolutionError):
+        return _Lost("the server's name cannot be resolved")
+    if isinstance(reason, NewConnectionError):
+        return _Lost("the server cannot be reached")
+    if isinstance(reason, SSLError):
+        return _Lost(f"the secure connection failed ({reason})")
+    return _Lost(f"the connection was lost ({reason})")
+
+
 def _bad_url(url: str) -> FetchError:
     host = url.rpartition("@")[2]
     return FetchError(
         f"cannot use {host} as an update source: not an http or https address",
         resolution="name a URL such as https://updates.example.org/repository, or a directory",
     )
+
+
+def _shutdown(sock: socket.socket) -> None:
+    """Ends a connection under a thread that waits in it."""
+    with contextlib.suppress(OSError):
+        # The plain method: SSLSocket.shutdown would drop its state under the reader.
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def _header_deadline(sock: socket.socket | None) -> Iterator[None]:
+    """Bounds the time for all headers: the socket's timeout only bounds each byte."""
+    if sock is None:
+        yield
+        return
+    timer = threading.Timer(_HEADER_SECONDS, _shutdown, [sock])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+class _HttpConnection(connection.HTTPConnection):
+    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as in urllib3
+        with _header_deadline(self.sock):
+            return super().getresponse()
+
+
+class _HttpsConnection(connection.HTTPSConnection):
+    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as in urllib3
+        with _header_deadline(self.sock):
+            return super().getresponse()
+
+
+class _HttpPool(connectionpool.HTTPConnectionPool):
+    ConnectionCls = _HttpConnection
+
+
+class _HttpsPool(connectionpool.HTTPSConnectionPool):
+    ConnectionCls = _HttpsConnection

@@ -298,9 +298,9 @@ def test_server_that_trickles_is_given_up(where: str) -> None:
 
 
 def test_headers_that_trickle_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    from updater import web
+    from updater import http
 
-    monkeypatch.setattr(web, "_HEADER_SECONDS", 1.0)
+    monkeypatch.setattr(http, "_HEADER_SECONDS", 1.0)
 
     def talk(connection: socket.socket, _: int) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nX-Long: ")
