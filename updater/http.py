@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 import urllib3
 from urllib3 import connection, connectionpool
@@ -96,7 +97,9 @@ class HttpSource:
         # Credentials go into a header and never into a name or a log.
         self._base = parsed._replace(auth=None).url.rstrip("/")
         self._limits = limits or Limits()
-        headers = make_headers(basic_auth=parsed.auth, user_agent="orbital")
+        # Percent-encoded in a URL; sent in UTF-8, where urllib3 takes each character for a byte.
+        auth = unquote(parsed.auth).encode().decode("latin-1") if parsed.auth else None
+        headers = make_headers(basic_auth=auth, user_agent="orbital")
         headers["accept-encoding"] = "identity"
         self._pool = urllib3.PoolManager(
             headers=headers,

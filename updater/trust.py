@@ -34,12 +34,12 @@ from pathlib import Path
 
 from tuf.api import exceptions
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
+from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from recovery import durable
 from recovery.errors import FetchError, OrbitalError, SpaceError, TrustError
 from recovery.reading import read_record
 from updater import seen as seen_record
-from updater.ngclient import FetcherInterface, Updater, UpdaterConfig
 from updater.seen import Seen
 from updater.source import NotFoundError, Source
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
 import re
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -312,6 +314,24 @@ def test_headers_that_trickle_are_given_up(monkeypatch: pytest.MonkeyPatch) -> N
     with server(talk) as url, pytest.raises(FetchError, match="tried for"):
         read(HttpSource(url, IMPATIENT), "x", 1_000_000)
     assert time.monotonic() - started < 15
+
+
+def test_credentials_are_sent_as_they_were_meant() -> None:
+    expected = base64.b64encode("user:p@ss\u00e4".encode())
+
+    class Listening(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked = self.headers["authorization"] == f"Basic {expected.decode()}"
+            self.send_response(200 if asked else 403)
+            self.send_header("content-length", "2")
+            self.end_headers()
+            self.wfile.write(b"ok")
+
+    web = HTTPServer(("127.0.0.1", 0), Listening)
+    threading.Thread(target=web.handle_request, daemon=True).start()
+    address = f"http://user:p%40ss%C3%A4@127.0.0.1:{web.server_port}"
+    assert read(HttpSource(address, IMPATIENT), "x", 10) == b"ok"
+    web.server_close()
 
 
 def test_answer_that_ends_with_its_connection_is_not_taken_for_whole() -> None:
