@@ -225,7 +225,8 @@ class HttpSource:
                 preload_content=False,
                 decode_content=False,
             )
-        except (HTTPError, OSError) as error:
+        # ValueError: urllib's opinion of an address to which a server redirects.
+        except (HTTPError, OSError, ValueError) as error:
             raise _lost(error) from error
         self._answered = True
         return response

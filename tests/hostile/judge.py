@@ -13,7 +13,7 @@ import pytest
 from recovery.errors import OrbitalError
 from tests.hostile.table import Attack
 from tests.hostile.world import World
-from updater import http, web
+from updater import http
 
 # As in production, but for a server on the same machine that tests will not wait for.
 SHORT = http.Limits(
@@ -34,7 +34,7 @@ def judge(attack: Attack, base: Path) -> str:
         attack.begin(world)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(http, "Limits", lambda: SHORT)
-            patch.setattr(web, "_HEADER_SECONDS", HEADER_SECONDS)
+            patch.setattr(http, "_HEADER_SECONDS", HEADER_SECONDS)
             return _attacked(attack, world, patch) or _afterwards(attack, world)
     finally:
         world.close()
