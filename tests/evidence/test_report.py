@@ -27,6 +27,12 @@ def test_the_document_is_what_the_results_say() -> None:
     assert report.DOCUMENT.read_text() == report.render(result.load_all())
 
 
+def test_a_result_without_the_figure_of_its_aim_is_an_error() -> None:
+    renamed = msgspec.structs.replace(GOOD, counts={"states judged": 60_000})
+    with pytest.raises(ValueError, match="no result counts 'crash states"):
+        report.render([renamed])
+
+
 def test_each_result_names_a_command_that_exists() -> None:
     for found in result.load_all():
         name = found.command.split()[3]
