@@ -19,6 +19,7 @@ from manifests.board import Board
 from recovery.device import decode
 from recovery.errors import ManifestError, SpaceError
 from recovery.reporter import Reporter
+from recovery.rescue.statefs import MKFS_OPTIONS
 
 _CHUNK = 4 << 20
 # What of the first sector is not the partition table.
@@ -123,10 +124,7 @@ def _make_state(factory: Factory, tools: Tools) -> Path:
         out.truncate(extent.size)
     identity = stable_uuid(board.board, "state")
     tools.run(
-        "mkfs.ext4", "-q", "-F", "-L", "state", "-U", identity, "-O", "verity",
-        # The defaults for a file system that is as small as this one is at first
-        # (1 KiB blocks) do not suit the disk that it grows to.
-        "-T", "default", "-b", "4096",
+        "mkfs.ext4", *MKFS_OPTIONS, "-U", identity,
         # root_owner: the builder need not be root. lazy_*_init off: nothing is left
         # to write at the first mount, and the bytes do not depend on the kernel.
         "-E", f"hash_seed={identity},root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0",

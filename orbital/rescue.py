@@ -7,14 +7,14 @@ from pathlib import Path
 
 from orbital.output import Output
 from recovery import mounts
+from recovery.boot import SLOT_FILE
+from recovery.bootcontrol.tryboot import REBOOT_PARAMETER
 from recovery.errors import OrbitalError, RefusedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from recovery.starts import Action
     from updater.rescue_visit import Course
-
-_HERE = "run/orbital/slot"
-_REBOOT_PARAMETER = Path("/run/systemd/reboot-param")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +91,7 @@ def open_course(output: Output) -> Course:
     from recovery.rescue.diagnosis import Site
     from updater.rescue_visit import Course
 
-    if Path("/", _HERE).exists():
+    if Path("/", SLOT_FILE).exists():
         raise RefusedError(
             "cannot do this here: an installed system runs",
             resolution="restart into the rescue system first: orbital system rescue",
@@ -106,10 +106,8 @@ def restart(course: Course) -> None:
         course.site.state.unmount()
     except OSError as error:
         course.site.reporter.message(f"the state partition stays mounted: {error.strerror}")
-    parameter = ""
-    if _REBOOT_PARAMETER.is_file():
-        parameter = _REBOOT_PARAMETER.read_text().strip()
-    mounts.restart(parameter)
+    parameter = Path("/", REBOOT_PARAMETER)
+    mounts.restart(parameter.read_text().strip() if parameter.is_file() else "")
 
 
 def _run(_args: argparse.Namespace, output: Output) -> int:
@@ -169,10 +167,10 @@ def _reinstall(args: argparse.Namespace, output: Output) -> int:
 
 def _reset(args: argparse.Namespace, output: Output) -> int:
     course = open_course(output)
-    action = "erase" if args.erase else "reset"
+    action: Action = "erase" if args.erase else "reset"
     with course.site.lock():
         course.site.diagnose(slots=False)
-        course.reset("erase" if args.erase else "reset")
+        course.reset(action)
     output.result({"action": action}, "done")
     return _done(args, course)
 

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from recovery import process
 from recovery.reporter import Reporter
 from recovery.rescue.decide import Diagnosis, Wait
+from recovery.slots import Slot
+from recovery.starts import Action
 from updater.rescue_visit import Course, described
 
 NOBODY_SECONDS = 600
@@ -175,17 +177,16 @@ class Console:
         self._course.reinstall_from_anywhere(insist=True)
         return True
 
-    def _start(self, slot: str) -> bool:
-        self._course.start("a" if slot == "a" else "b", counted=False)
+    def _start(self, slot: Slot) -> bool:
+        self._course.start(slot, counted=False)
         return True
 
-    def _reset(self, action: str) -> bool:
-        word = "erase" if action == "erase" else "reset"
-        print(f"type {word} to do it: ", end="", flush=True)
-        if (self._read(60.0) or "").strip() != word:
+    def _reset(self, action: Action) -> bool:
+        print(f"type {action} to do it: ", end="", flush=True)
+        if (self._read(60.0) or "").strip() != action:
             self.say("nothing has been done")
             return False
-        self._course.reset("erase" if action == "erase" else "reset")
+        self._course.reset(action)
         return True
 
     def _off(self) -> bool:

@@ -25,7 +25,7 @@ from recovery.generations import Generation, PackageEntry
 from recovery.history import Event
 from recovery.slots import BootControl, Slot, other_slot
 from recovery.state import StateRecord, StateStore
-from recovery.steps import apply
+from recovery.steps import MarkUnbootable, apply
 from recovery.value import Value, replace
 
 TYPE_CHECKING = False
@@ -87,18 +87,23 @@ def start_trial(
     boot_id: str,
     reason: str = "",
     packages: tuple[PackageEntry, ...] = (),
+    in_rescue: bool = False,
+    way_back: bool = True,
 ) -> Generation:
     """Makes a new generation of the image in slot and lets the loader try it next (steps 3 to 6).
 
     The caller holds the lock and has verified the slot. parent: the generation
     whose /etc and package state the new one starts from. packages: in the
     versions that fit the image; each gets a state layer of the new generation.
-    Raises RefusedError as `release_slot`.
+    in_rescue: no slot runs, and the caller knows that nothing else is open. way_back:
+    whether the loader may start the other slot when the trial fails.
+    Raises RefusedError as `release_slot`, but not in_rescue.
     """
     record = store.load()
-    require_idle(record)
-    if slot != _inactive_slot(store, record, boot_control):
-        raise RefusedError(f"cannot try slot {slot}: it holds the committed generation")
+    if not in_rescue:
+        require_idle(record)
+        if slot != _inactive_slot(store, record, boot_control):
+            raise RefusedError(f"cannot try slot {slot}: it holds the committed generation")
     committed = store.generations.load(record.committed)
     number = next_number(record, store)
     generation = Generation(
@@ -122,6 +127,9 @@ def start_trial(
         boot_id=boot_id,
         reason=reason or origin,
     )
+    if not way_back:
+        *records, commit_point = steps
+        steps = (*records, MarkUnbootable(other_slot(slot)), commit_point)
     apply(steps, store, boot_control)
     return generation
 

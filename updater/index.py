@@ -6,6 +6,7 @@ must not overrun memory or a slot.
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 import msgspec
@@ -13,9 +14,14 @@ import msgspec
 from manifests.decoding import decode_json
 from manifests.delta import Delta
 from manifests.index import FORMAT, OsIndex, Releases, Stream
-from recovery.errors import ManifestError
+from recovery.errors import ManifestError, RefusedError
 from updater import verity
 from updater.runs import delta_problem
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from recovery.device import DeviceConfig
+    from updater.trust import TrustedRepository
 
 LARGEST_SEGMENT = 16 << 20
 """Bytes of a segment that a device is willing to hold in memory."""
@@ -46,6 +52,22 @@ def decode_index(data: bytes) -> OsIndex:
     if problem:
         raise invalid("index.json", problem)
     return index
+
+
+def published_index(
+    repository: TrustedRepository, config: DeviceConfig, version: str
+) -> tuple[OsIndex, str]:
+    """A version's index for this device, and its SHA-256.
+
+    Raises RefusedError when it is not there, ManifestError when it is not valid.
+    """
+    data = repository.target(f"os/{config.system}/{config.board}/{version}/index.json")
+    if data is None:
+        raise RefusedError(
+            f"cannot install {version}: its index is not in the repository",
+            resolution="tell the publisher",
+        )
+    return decode_index(data), hashlib.sha256(data).hexdigest()
 
 
 def _problem(index: OsIndex) -> str:

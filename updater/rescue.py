@@ -19,7 +19,6 @@ be the committed one.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -36,10 +35,9 @@ from recovery.rescue.starting import activate, count_start
 from recovery.slots import SLOTS, Slot, other_slot
 from recovery.starts import StartFile
 from recovery.state import StateRecord
-from recovery.steps import MarkUnbootable, SetActive, Step, apply
-from recovery.value import replace as changed
+from recovery.steps import apply
 from updater.device import Device
-from updater.index import decode_index, decode_releases
+from updater.index import decode_releases, published_index
 from updater.install import write_boot_artifact, write_root
 from updater.journal import Journal
 from updater.plan import Plan, plan
@@ -203,7 +201,21 @@ def _install(
         count_start(rescue.starts)
     other_whole = other_slot(choice.slot) in rescue.whole
     if as_trial and committed is not None:
-        number = _on_trial(choice, chosen, device, committed, other_whole)
+        number = trial.start_trial(
+            store,
+            boot_control,
+            trial.Image(chosen.index.system, chosen.version, chosen.index.root.root_hash),
+            slot=choice.slot,
+            origin="update",
+            parent=committed.number,
+            requested_by=_WHO,
+            tries=device.config.trial.tries,
+            boot_id=device.boot_id,
+            reason=_WHO,
+            packages=committed.packages,
+            in_rescue=True,
+            way_back=other_whole,
+        ).number
     else:
         tries = device.config.trial.tries
         activate(boot_control, choice.slot, tries=tries, other_may_start=other_whole)
@@ -217,40 +229,6 @@ def _install(
         kept=root.kept + boot.kept,
         written=written,
     )
-
-
-def _on_trial(
-    choice: Choice, chosen: Plan, device: Device, committed: Generation, other_whole: bool
-) -> int:
-    """Generation record → state record → history → commit point. Returns the number."""
-    record = device.store.load()
-    number = trial.next_number(record, device.store)
-    generation = Generation(
-        number=number,
-        slot=choice.slot,
-        system=chosen.index.system,
-        version=chosen.version,
-        root_hash=chosen.index.root.root_hash,
-        parent=committed.number,
-        created=int(time.time()),
-        origin="update",
-        requested_by=_WHO,
-        packages=tuple(changed(entry, state=number) for entry in committed.packages),
-    )
-    tries = device.config.trial.tries
-    steps: list[Step] = list(
-        steps_of.install(
-            record, generation, committed.version, tries=tries, boot_id=device.boot_id, reason=_WHO
-        )
-    )
-    commit_point = steps.pop()
-    if not isinstance(commit_point, SetActive):
-        raise StateError("cannot install: the commit point is not the last step")
-    if not other_whole:
-        # Else a trial that fails would go back to what cannot start.
-        steps.append(MarkUnbootable(committed.slot))
-    apply((*steps, commit_point), device.store, device.boot_control)
-    return number
 
 
 def _releases(device: Device, repository: TrustedRepository) -> Releases:
@@ -267,20 +245,13 @@ def _releases(device: Device, repository: TrustedRepository) -> Releases:
 
 def _plan(device: Device, repository: TrustedRepository, choice: Choice) -> Plan:
     """The plan for a choice. Raises RefusedError, SpaceError, TrustError."""
-    config, version = device.config, choice.release.version
-    data = repository.target(f"os/{config.system}/{config.board}/{version}/index.json")
-    if data is None:
-        raise RefusedError(
-            f"cannot install {version}: its index is not in the repository",
-            resolution="tell the publisher",
-        )
-    digest = hashlib.sha256(data).hexdigest()
+    index, digest = published_index(repository, device.config, choice.release.version)
     return plan(
-        decode_index(data),
+        index,
         index_sha256=digest,
-        version=version,
-        config=config,
+        version=choice.release.version,
+        config=device.config,
         facts=replace(device, target=choice.slot).facts(),
         # What the slot holds may be this image, damaged: right pieces are kept.
-        journal=Journal(digest, choice.slot, version),
+        journal=Journal(digest, choice.slot, choice.release.version),
     )

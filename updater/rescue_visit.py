@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from recovery.boot import boot_id
+from recovery.bootcontrol.open import BOOT_DIRECTORY
 from recovery.device import UpdatePolicy
 from recovery.errors import FetchError, OrbitalError, RefusedError
 from recovery.partitions import find_partition
@@ -65,7 +66,7 @@ class Course:
             return repair
         if found.person:
             return repair
-        return decide.next_repair(self.site.diagnose())
+        return decide.next_repair(self.site.verify(found))
 
     def carry_out(self, repair: Repair) -> bool:
         """Tries one repair, noted as tried before. Whether to restart now. Raises as it fails."""
@@ -194,7 +195,7 @@ class Course:
             store=site.store,
             boot_control=control,
             slots={slot: find_partition(config.slots[slot], site.root) for slot in SLOTS},
-            boot_directory=site.artifact("a").parents[2] if config.boot_partition else None,
+            boot_directory=site.root / BOOT_DIRECTORY if config.boot_partition else None,
             anchor=site.root / ANCHOR,
             boot_id=boot_id(site.root),
             generation=0,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from recovery.state import StateRecord
 from updater import install, journal
 from updater.budget import UNLIMITED, Budget, Metered
 from updater.device import Device
-from updater.index import decode_delta, decode_index, decode_releases
+from updater.index import decode_delta, decode_releases, published_index
 from updater.plan import Plan, choose, plan
 from updater.repository import opened_source, refreshed
 from updater.runs import cheapest
@@ -163,11 +162,10 @@ def _offer(
     """
     config = device.config
     record = device.store.load()
-    base = f"os/{config.system}/{config.board}"
     with refreshed(
         source, anchor=device.anchor, state=device.store.root, built=config.built, now=now
     ) as repository:
-        data = repository.target(f"{base}/releases.json")
+        data = repository.target(f"os/{config.system}/{config.board}/releases.json")
         if data is None:
             raise RefusedError(
                 f"cannot update: {source.name} has nothing for system {config.system} on board "
@@ -177,13 +175,7 @@ def _offer(
         release = choose(decode_releases(data), config, record, request.to)
         if release is None:
             return Offer(None, None), ""
-        data = repository.target(f"{base}/{release.version}/index.json")
-        if data is None:
-            raise RefusedError(
-                f"cannot install {release.version}: its index is not in the repository",
-                resolution="tell the publisher",
-            )
-        index = decode_index(data)
+        index, index_sha256 = published_index(repository, config, release.version)
         delta, notes = _delta(device, repository, index)
         way = cheapest(index, delta)
         slices = slice_map(repository, index)
@@ -198,7 +190,7 @@ def _offer(
         packages, parcels = _packages(device, repository, index, record, int(now))
     chosen = plan(
         index,
-        index_sha256=hashlib.sha256(data).hexdigest(),
+        index_sha256=index_sha256,
         version=release.version,
         config=config,
         facts=device.facts(),

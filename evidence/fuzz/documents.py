@@ -28,7 +28,7 @@ from updater.plan import choose
 from updater.slices import decode_slices
 
 _CONFIG = DeviceConfig("gateway", "1.0", "b", "x86_64", 0, "grub", "", "state", {})
-# As the frames' own fuzzer has it (tests/delta/fuzz_frame.py), whose corpus is used, too.
+# As code and text of an image: compressible, and the same in each run.
 BASE = b"".join(bytes((at * at >> shift) & 255 for at in range(4096)) for shift in (0, 3, 5, 8))
 
 

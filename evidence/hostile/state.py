@@ -23,27 +23,16 @@ from recovery import audit, device, early, mounts, observe, process
 from recovery.boot import load_report
 from recovery.bootcontrol.open import BOOT_DIRECTORY
 from recovery.bootcontrol.systemd_boot import entry_name, entry_text
-from recovery.device import DeviceConfig
 from recovery.errors import OrbitalError
 from recovery.generations import Generation
 from recovery.history import Event
 from recovery.state import StateRecord, StateStore, Trial
 from recovery.value import replace
+from tests.recovery.builders import CONFIG
 from updater import budget, journal, seen
 
 SITUATIONS = ("committed", "trial")
 _SECONDS = 15
-_CONFIG = DeviceConfig(
-    system="gateway",
-    version="1.0",
-    board="qemu-x86_64",
-    architecture="x86_64",
-    built=0,
-    boot_control="systemd-boot",
-    boot_partition="esp",
-    state="state",
-    slots={"a": "root-a", "b": "root-b"},
-)
 
 
 class HangError(BaseException):
@@ -111,7 +100,7 @@ class Machine:
         (self.root / "etc/hostname").write_text("factory\n")
         (self.root / "proc/self/mountinfo").write_text("")
         (self.root / "proc/sys/kernel/random/boot_id").write_text("now\n")
-        (self.root / "usr/lib/orbital/device.json").write_bytes(device.encode(_CONFIG))
+        (self.root / "usr/lib/orbital/device.json").write_bytes(device.encode(CONFIG))
         self.entries = self.root / BOOT_DIRECTORY / "loader/entries"
         self.entries.mkdir(parents=True)
         image = base / "state.img"

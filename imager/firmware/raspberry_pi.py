@@ -37,6 +37,7 @@ from imager.firmware.kind import Factory, Ingredients, raw_rescue
 from imager.signing import PeSigner
 from imager.tools import Tools
 from manifests.board import Board, RaspberryPi
+from recovery import fat as clusters
 from recovery.bootcontrol import autoboot, tryboot
 from recovery.bootcontrol.recorded import GOOD, Record
 from recovery.errors import ManifestError
@@ -65,7 +66,9 @@ class RaspberryPiFirmware:
 
     def artifact_inputs(self, _signer: PeSigner) -> Mapping[str, Input]:
         """Nothing is signed."""
-        return {"code": [Path(__file__), Path(str(fat.__file__))]}
+        return {
+            "code": [Path(__file__), *(Path(str(module.__file__)) for module in (fat, clusters))]
+        }
 
     def build_artifact(
         self, ingredients: Ingredients, output: Path, _signer: PeSigner, tools: Tools

@@ -25,6 +25,7 @@ from recovery import durable, mounts, process
 from recovery.bootcontrol.open import BOOT_DIRECTORY, open_in_rescue
 from recovery.device import DeviceConfig
 from recovery.errors import OrbitalError, ToolError
+from recovery.fat import sectors_per_cluster
 from recovery.partitions import find_partition
 from recovery.slots import SLOTS
 
@@ -167,8 +168,11 @@ def repair_fat(device: Path, label: str, say: Callable[[str], None]) -> None:
 
 
 def make_fat(device: Path, label: str, say: Callable[[str], None]) -> None:
-    """Makes a new, empty FAT. Raises ToolError."""
-    process.run(["mkfs.vfat", "-F", "32", "-n", label.upper()[:11], device], timeout=300)
+    """Makes a new, empty FAT, with clusters as the factory's. Raises ToolError, OSError."""
+    with device.open("rb") as file:
+        clusters = sectors_per_cluster(file.seek(0, os.SEEK_END))
+    name = label.upper()[:11]
+    process.run(["mkfs.vfat", "-F", "32", "-s", f"{clusters}", "-n", name, device], timeout=300)
     say("boot control: the FAT could not be repaired and was made again, empty")
 
 

@@ -21,6 +21,7 @@ from recovery.rescue.visit import Visit, begin
 from recovery.slots import SLOTS, BootControl, Slot
 from recovery.starts import StartFile, open_starts
 from recovery.state import StateStore
+from recovery.value import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,8 +59,6 @@ class Site:
 
     def forget_person(self) -> None:
         """Nobody has been seen: the visit goes on as if nobody had asked."""
-        from recovery.value import replace
-
         self._visit = replace(self.visit, person=False, reason=self.visit.reason or "nobody came")
 
     @property
@@ -105,25 +104,28 @@ class Site:
 
     def diagnose(self, *, slots: bool = True) -> Diagnosis:
         """All that is known now. slots: verified too, which reads all of them."""
-        boot = self.boot.condition(self.reporter.message)
-        state = self._state_condition()
         unknown = SlotDiagnosis(whole=False, damage="not verified yet")
-        a, b = (self._slot(slot) if slots else unknown for slot in SLOTS)
-        visit, first = self.visit, self._first()
-        # A visit in which something had to be repaired is not one by menu or button.
-        untold = slots and not visit.reason and not visit.rescued and not self.tried
-        by_menu = untold and first is not None and (a if first == "a" else b).whole
-        return Diagnosis(
-            action=visit.action,
-            person=visit.person or (by_menu and self._would_start(first)),
-            rescued=visit.rescued,
-            boot=boot,
-            state=state,
-            a=a,
-            b=b,
-            first=first,
+        found = Diagnosis(
+            action=self.visit.action,
+            person=self.visit.person,
+            rescued=self.visit.rescued,
+            boot=self.boot.condition(self.reporter.message),
+            state=self._state_condition(),
+            a=unknown,
+            b=unknown,
+            first=self._first(),
             tried=frozenset(self.tried),
         )
+        return self.verify(found) if slots else found
+
+    def verify(self, found: Diagnosis) -> Diagnosis:
+        """What was found, and besides what the slots hold."""
+        visit, first = self.visit, found.first
+        verified = replace(found, a=self._slot("a"), b=self._slot("b"))
+        # A visit in which something had to be repaired is not one by menu or button.
+        untold = not visit.reason and not visit.rescued and not self.tried
+        by_menu = untold and first is not None and verified.slot(first).whole
+        return replace(verified, person=found.person or (by_menu and self._would_start(first)))
 
     def story(self) -> Story:
         """How it came to this, from the records."""

@@ -27,6 +27,7 @@ from recovery import durable, process
 from recovery.errors import OrbitalError, StateError, ToolError
 from recovery.generations import Generation
 from recovery.history import Event
+from recovery.reading import read_record
 from recovery.rescue.statefs import StateFileSystem
 from recovery.state import StateRecord, StateStore
 from recovery.steps import MarkUnbootable, Save, Step, Tell, WriteGeneration, apply
@@ -159,6 +160,6 @@ def _remembered(state: StateFileSystem) -> bytes:
     """The record of the highest metadata versions; empty where it cannot be read."""
     try:
         state.mount()
-        return (state.directory / "orbital" / _SEEN).read_bytes()
+        return read_record(state.directory / "orbital" / _SEEN)
     except (OSError, OrbitalError):
         return b""

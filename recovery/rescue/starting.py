@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from recovery.errors import BootControlError
 from recovery.slots import BootControl, Slot, other_slot
-from recovery.starts import StartFile
+from recovery.starts import MOST, StartFile
 from recovery.value import replace
 
 
@@ -32,7 +32,7 @@ def count_start(starts: StartFile | None) -> int:
     wanted = replace(before, rescue=False, asked=0, image="", starts=0, rescued=before.rescued + 1)
     starts.save(wanted)
     after = starts.load()
-    if after.rescued <= before.rescued and after.rescued < 99:
+    if after.rescued <= before.rescued and after.rescued < MOST:
         raise BootControlError(
             "cannot count this start: the start record does not hold what is written",
             details=str(starts.path),

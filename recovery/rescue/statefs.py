@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 MOUNT_POINT = "state"
 CHECK_SECONDS = 3600
+# Also the factory's (imager/disk.py). verity is for signed packages. The defaults for a file
+# system that is as small as this one is at first (1 KiB blocks) do not suit the disk that it
+# grows to.
+MKFS_OPTIONS = ("-q", "-F", "-L", "state", "-O", "verity", "-T", "default", "-b", "4096")
 # e2fsck(8): a sum of these. 4 and above: errors are left, or it could not work.
 _CORRECTED = 3
 _MAGIC = b"\x53\xef"
@@ -120,9 +124,7 @@ class StateFileSystem:
     def renew(self, say: Callable[[str], None]) -> None:
         """Makes an empty file system and mounts it. Raises ToolError, StateError."""
         self.unmount()
-        # As the factory's (imager/disk.py): verity is for signed packages.
-        options = ["-q", "-F", "-L", "state", "-O", "verity", "-T", "default", "-b", "4096"]
-        process.run(["mkfs.ext4", *options, self.device()], timeout=CHECK_SECONDS)
+        process.run(["mkfs.ext4", *MKFS_OPTIONS, self.device()], timeout=CHECK_SECONDS)
         say("state: a new, empty file system has been made")
         self.mount()
 

@@ -35,7 +35,7 @@ from recovery.state import Attempt, PackageChange, Probation, Quarantine, StateR
 from recovery.value import replace
 from tests.delta import kernels, programs
 from tests.delta.erofs_image import erofs
-from tests.delta.fuzz_frame import CORPUS as FRAMES
+from tests.delta.frame_seeds import frames
 from tests.delta.opened import closed
 from tests.delta.test_rewrite import GOOD as REWRITE
 from tests.imager.debs import make_deb
@@ -232,8 +232,8 @@ def network_seeds() -> Seeds:
 
 def deltas() -> Seeds:
     """Payloads."""
-    for path in sorted(FRAMES.iterdir()):
-        yield "delta-frame", f"frame-{path.name}", path.read_bytes()
+    for number, data in enumerate(frames()):
+        yield "delta-frame", f"frame-{number:02}", data
     yield "delta-cluster", "one", (3000).to_bytes(3, "little") + closed(b"abc" * 1000)
     yield "delta-rewrite", "one", REWRITE
     yield "delta-inodes", "empty", bytes(9)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from imager.firmware.fat import sectors_per_cluster
 from manifests.catalogue import load_product
+from recovery.fat import sectors_per_cluster
 
 ENTRY = 32
 # Two entries and those that replace them, a temporary file, each with its long name.

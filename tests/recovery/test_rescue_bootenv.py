@@ -12,6 +12,7 @@ from recovery import process
 from recovery.bootcontrol.open import BOOT_DIRECTORY, open_in_rescue
 from recovery.device import DeviceConfig
 from recovery.errors import BootControlError
+from recovery.fat import sectors_per_cluster
 from recovery.rescue import bootenv
 from recovery.rescue.bootenv import BootEnvironment, changed, fat_problems, repair_fat, restore
 from tests.recovery.builders import CONFIG
@@ -152,6 +153,17 @@ def test_a_fat_whose_first_table_is_damaged_keeps_its_files(fat: Path) -> None:
     assert fat_problems(fat)
     repair_fat(fat, "esp", ignore)
     assert not fat_problems(fat)
+
+
+def test_a_new_fat_has_clusters_as_the_factory_makes_them(tmp_path: Path) -> None:
+    size = 192 << 20
+    path = tmp_path / "esp.img"
+    with path.open("wb") as out:
+        out.truncate(size)
+    repair_fat(path, "esp", ignore)
+    # Sectors per cluster: byte 13 of the boot sector (Microsoft, FAT specification, 3.1).
+    with path.open("rb") as file:
+        assert file.read(14)[13] == sectors_per_cluster(size) == 4
 
 
 @pytest.mark.parametrize("size", [512, 1 << 20, 64 << 20])
