@@ -129,6 +129,10 @@ class Agent:
         if code := self.judge():
             return code
         note_healthy(self.config, self.root, volatile=self.report.volatile)
+        if self.config.boot_control == "systemd-boot" and not self.report.volatile:
+            from recovery.bootcontrol import firmware_options
+
+            firmware_options.ensure(self.config, self.root)
         return 0
 
     def judge(self) -> int:

@@ -20,6 +20,8 @@ TARGETS = (
     Target("audit", records.audit_trail, "lines", _STATE),
     Target("boot-report", records.boot_report, "json", _STATE),
     Target("start-record", records.start_record, "lines", _STATE),
+    Target("firmware-option", records.firmware_option, "bytes", _STATE),
+    Target("gpt", records.partition_table, "bytes", _STATE, longest=32768),
     Target("device", records.device_document, "json", _STATE),
     Target("grubenv", records.grub_environment, "lines", _STATE),
     Target("ubootenv", records.uboot_environment, "bytes", _STATE),

@@ -22,9 +22,9 @@ from imager.cache import Cache
 from imager.package.opk import write_opk
 from imager.repository.deltas import DeltaMaker
 from imager.tree import Entry
-from recovery import audit, boot, codec, device, generations, state
+from recovery import audit, boot, codec, device, generations, gpt, state
 from recovery import starts as start_records
-from recovery.bootcontrol import autoboot, grubenv, ubootenv
+from recovery.bootcontrol import autoboot, firmware_options, grubenv, ubootenv
 from recovery.bootcontrol.recorded import GOOD, Count, Record
 from recovery.bootcontrol.systemd_boot import entry_text
 from recovery.generations import Earlier
@@ -45,6 +45,7 @@ from tests.imager.test_bzimage import kernel as bzimage
 from tests.imager.test_elf import _small_32_bit
 from tests.recovery.builders import CONFIG, generation
 from tests.recovery.packages import builders
+from tests.recovery.test_firmware_options import table_of
 from tests.updater import images
 from tests.updater.packages import delta_device
 from tests.updater.packages import repository as packages
@@ -87,6 +88,11 @@ def records() -> Seeds:
     yield "start-record", "empty", start_records.to_bytes(start_records.Starts())
     asked = start_records.wish(start_records.Starts(), "root", "a reason")
     yield "start-record", "asked", start_records.to_bytes(asked)
+    named = gpt.Entry(2, bytes(range(16)), 6144, 2048)
+    option = firmware_options.rescue_option(named, firmware_options.FILES["x86_64"])
+    yield "firmware-option", "rescue", firmware_options.encode_option(option)
+    yield "firmware-option", "order", firmware_options.encode_order((0, 3, 1))
+    yield "gpt", "two", table_of((2048, 6143), (6144, 8191))[512:]
     yield "device", "one", device.encode(CONFIG)
     yield "policy", "one", json.dumps(
         {"source": "https://updates.example.org/r", "automatic": True, "window_start": "22:00",
