@@ -30,14 +30,16 @@ _SIGNED_DATA = bytes.fromhex("2a864886f70d010702")
 _INDIRECT_DATA = bytes.fromhex("2b060104018237020104")
 _MESSAGE_DIGEST = bytes.fromhex("2a864886f70d010904")
 _RSA = bytes.fromhex("2a864886f70d010101")
-# Hash algorithms (RFC 5754; NIST, Computer Security Objects Register).
+# Hash algorithms (RFC 3370, RFC 5754). Found is damage, so a weak one serves as well.
 _HASHES = {
+    bytes.fromhex("2b0e03021a"): "sha1",
     bytes.fromhex("608648016503040201"): "sha256",
     bytes.fromhex("608648016503040202"): "sha384",
     bytes.fromhex("608648016503040203"): "sha512",
 }
 # PKCS #1 v1.5 (RFC 8017, 9.2): what stands between padding and digest.
 _PREFIXES = {
+    "sha1": bytes.fromhex("3021300906052b0e03021a05000414"),
     "sha256": bytes.fromhex("3031300d060960864801650304020105000420"),
     "sha384": bytes.fromhex("3041300d060960864801650304020205000430"),
     "sha512": bytes.fromhex("3051300d060960864801650304020305000440"),
@@ -117,11 +119,12 @@ def _check_signer(info: bytes, statement: bytes, certificates: bytes) -> None:
     signed = bytes([SET]) + _length(attributes) + attributes
     if _message_digest(attributes) != hashlib.new(algorithm, statement).digest():
         raise ValueError("about something else")
-    _, info = take(info, SEQUENCE)
+    scheme, info = take(info, SEQUENCE)
+    scheme, _ = take(scheme, OBJECT)
     value, _ = take(info, OCTETS)
     certificate = _find(certificates, issuer, serial)
-    if certificate.key is None:
-        return
+    if certificate.key is None or scheme not in (_RSA, *_SIGNED_WITH):
+        return  # Made in a way that is not checked here.
     _check_rsa(certificate.key, algorithm, signed, value)
     # Only its own key is at hand: for one that another key signed nothing more is known.
     own = _SIGNED_WITH.get(certificate.algorithm)

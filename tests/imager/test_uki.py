@@ -123,7 +123,7 @@ def test_an_external_program_s_signature_is_read_as_well(
     unsigned = tmp_path / "unsigned.efi"
     unsigned.write_bytes(make_uki("x", b"kernel"))
     certificate, key = keys / "secure-boot/db.pem", keys / "secure-boot/db.key"
-    for algorithm in ("sha256", "sha384", "sha512"):
+    for algorithm in ("sha1", "sha256", "sha384", "sha512"):
         signed = tmp_path / f"{algorithm}.efi"
         tools.run(
             "osslsigncode", "sign", "-nolegacy", "-h", algorithm, "-certs", certificate,
