@@ -6,6 +6,7 @@ Every entry gets one and the same time, so a build carries no clock.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tarfile
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from imager.tree import Entry, Tree
+from recovery.artifacts.cpio import SEAL, seal
 
 _CPIO_KIND = {"directory": 0o040000, "file": 0o100000, "symlink": 0o120000}
 
@@ -48,13 +50,22 @@ def write_tar(tree: Tree, output: Path, mtime: int) -> None:
                     tar.addfile(member, stream)
 
 
-def write_cpio(tree: Tree, output: Path, mtime: int) -> None:
-    """Writes a newc cpio archive, as the kernel unpacks an initramfs (initramfs buffer format)."""
-    with output.open("wb") as out:
+def write_cpio(tree: Tree, output: Path, mtime: int, *, sealed: bool = False) -> None:
+    """Writes a newc cpio archive, as the kernel unpacks an initramfs (initramfs buffer format).
+
+    sealed: the last member tells the SHA-256 of all before it (`recovery.artifacts.cpio`).
+    """
+    with output.open("w+b") as out:
+        number = 0
         for number, (path, entry) in enumerate(tree.items(), start=1):
             data = entry.target.encode() if entry.kind == "symlink" else entry.read()
             mode = _CPIO_KIND[entry.kind] | entry.mode
             _write_member(out, path, [number, mode, entry.uid, entry.gid, 1, mtime], data)
+        if sealed:
+            out.seek(0)
+            digest = hashlib.file_digest(out, "sha256").digest()
+            facts = [number + 1, _CPIO_KIND["file"] | 0o644, 0, 0, 1, mtime]
+            _write_member(out, SEAL, facts, seal(digest))
         _write_member(out, "TRAILER!!!", [0, 0, 0, 0, 1, 0], b"")
 
 

@@ -32,11 +32,11 @@ from recovery.generations import Generation
 from recovery.observe import view_with
 from recovery.packages.host import PackageHost
 from recovery.slots import BootControl
-from recovery.starts import note_healthy
 from recovery.state import STATE_ROOT, Quarantine, Stage, StateStore
 from recovery.steps import apply
 from recovery.systemd import ServiceManager, Systemd
 from recovery.trial import next_number
+from recovery.upkeep import keep_up
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -128,7 +128,8 @@ class Agent:
         """Settles, then judges a trial. Returns the exit code: 0 lets boot-complete be reached."""
         if code := self.judge():
             return code
-        note_healthy(self.config, self.root, volatile=self.report.volatile)
+        volatile, say = self.report.volatile, self.manager.say
+        keep_up(self.config, self.root, self.store.root.parent, volatile=volatile, say=say)
         return 0
 
     def judge(self) -> int:

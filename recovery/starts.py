@@ -6,6 +6,9 @@ a rescue system. Text, as GRUB's `load_env` and U-Boot's `env import -t` read it
     # GRUB Environment Block
     orbital_asked=0          how often in a row rescue was asked for and did not come, 0 to 9;
                              first, because U-Boot's script changes this one byte, at 39
+    orbital_loads=0          starts of a slot that took no try and did not reach its
+                             initramfs, 0 to 9; counted by GRUB's and U-Boot's scripts,
+                             U-Boot's changes this one byte, at 55
     orbital_next=rescue      or nothing: an ordinary start
     orbital_action=          nothing, "reset" or "erase": what rescue has been asked to do
     orbital_reason=TEXT      why rescue was asked for
@@ -51,6 +54,8 @@ LONGEST_REASON = 120
 MOST_ASKED = 9
 ASKED_IN_VAIN = 3
 """Asked so often, and the loader never started rescue: nobody asks again for this wish."""
+MOST_LOADS = 5
+"""Loads that did not come as far as the initramfs: the loader's script starts rescue."""
 MOST = 99
 ASKED_BY = "asked by "
 """How the reason begins when a person asked: rescue then does nothing by itself."""
@@ -61,6 +66,7 @@ _FORBIDDEN = re.compile(r"[^ -\"$-\[\]-~]", re.ASCII)
 _RECORD = re.compile(
     rb"# GRUB Environment Block\n"
     rb"orbital_asked=([0-9])\n"
+    rb"orbital_loads=([0-9])\n"
     rb"orbital_next=(|rescue)\n"
     rb"orbital_action=(|reset|erase)\n"
     rb"orbital_reason=([^\n]*)\n"
@@ -86,6 +92,7 @@ class Starts(Value):
     image: str = ""
     starts: int = 0
     rescued: int = 0
+    loads: int = 0
 
     @property
     def by_person(self) -> bool:
@@ -98,7 +105,7 @@ def parse(data: bytes) -> Starts:
     match = _RECORD.fullmatch(data[:SIZE])
     if match is None or len(data) < SIZE:
         return Starts()
-    asked, following, action, reason, image, starts, rescued = (
+    asked, loads, following, action, reason, image, starts, rescued = (
         part.decode("latin-1") for part in match.groups()
     )
     if not _REASON.fullmatch(reason):
@@ -111,6 +118,7 @@ def parse(data: bytes) -> Starts:
         image=image,
         starts=int(starts),
         rescued=int(rescued),
+        loads=int(loads),
     )
 
 
@@ -118,6 +126,7 @@ def to_bytes(record: Starts) -> bytes:
     """The sector. Counts stop at their highest value; the reason is made fit (`plain_reason`)."""
     lines = (
         f"orbital_asked={min(record.asked, MOST_ASKED)}\n"
+        f"orbital_loads={min(record.loads, 9)}\n"
         f"orbital_next={'rescue' if record.rescue else ''}\n"
         f"orbital_action={record.action}\n"
         f"orbital_reason={plain_reason(record.reason)}\n"
@@ -150,8 +159,8 @@ def healthy(record: Starts, *, volatile: bool = False) -> Starts:
     if record.asked >= ASKED_IN_VAIN:
         record = replace(record, rescue=False, action="", reason="")
     if volatile:
-        return replace(record, image="", starts=0)
-    return replace(record, image="", starts=0, asked=0, rescued=0)
+        return replace(record, image="", starts=0, loads=0)
+    return replace(record, image="", starts=0, loads=0, asked=0, rescued=0)
 
 
 class StartFile:

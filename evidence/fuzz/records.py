@@ -20,12 +20,13 @@ from recovery import (
     device,
     evidence,
     generations,
+    gpt,
     history,
     starts,
     state,
 )
 from recovery.boot import RunningImage
-from recovery.bootcontrol import autoboot, grubenv, ubootenv
+from recovery.bootcontrol import autoboot, firmware_options, grubenv, ubootenv
 from recovery.bootcontrol.systemd_boot import SystemdBoot
 from recovery.errors import OrbitalError
 from recovery.generations import Generation
@@ -310,6 +311,29 @@ def start_record(data: bytes) -> None:
     again = starts.parse(starts.to_bytes(asked))
     assert (again.rescue, again.asked, again.starts) == (True, 0, found.starts)
     usable(found)
+
+
+def firmware_option(data: bytes) -> None:
+    """A boot option of the firmware, and its order of them: what is read is written the same."""
+    found = firmware_options.decode_option(data)
+    if found is not None:
+        assert firmware_options.encode_option(found) == data
+    order = firmware_options.decode_order(data)
+    assert firmware_options.encode_order(order) == data[: len(order) * 2]
+    guid = bytes(16)
+    wanted = firmware_options.rescue_option(gpt.Entry(2, guid, 1, 1), "\\EFI\\BOOT\\BOOTX64.EFI")
+    known, current = {0: data, 1: data[1:]}, order[0] if order else None
+    for write in firmware_options.plan(known, order, current, wanted):
+        if write.name == "BootOrder":
+            order = firmware_options.decode_order(write.value)
+        else:
+            known[int(write.name[4:], 16)] = write.value
+    assert firmware_options.plan(known, order, current, wanted) == ()
+
+
+def partition_table(data: bytes) -> None:
+    """A partition table: one block, and then the entries."""
+    gpt.parse_entry(data[:512], data[512:], 2)
 
 
 def kept_by_hardware(data: bytes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from delta.errors import DeltaError
-from evidence.fuzz import documents, hosts, network, records
+from evidence.fuzz import artifacts, documents, hosts, network, records
 from evidence.fuzz.target import Target
 
 _DELTA = (DeltaError,)
@@ -20,6 +20,8 @@ TARGETS = (
     Target("audit", records.audit_trail, "lines", _STATE),
     Target("boot-report", records.boot_report, "json", _STATE),
     Target("start-record", records.start_record, "lines", _STATE),
+    Target("firmware-option", records.firmware_option, "bytes", _STATE),
+    Target("gpt", records.partition_table, "bytes", _STATE, longest=32768),
     Target("device", records.device_document, "json", _STATE),
     Target("grubenv", records.grub_environment, "lines", _STATE),
     Target("ubootenv", records.uboot_environment, "bytes", _STATE),
@@ -28,6 +30,12 @@ TARGETS = (
     Target("pstore", records.kept_by_hardware, "lines", _STATE),
     Target("proc-keys", records.kernel_keys, "lines", _STATE),
     Target("systemd-bus", records.bus_message, "bytes", _STATE),
+    # Boot artifacts and the firmware's FAT, as rescue looks at them.
+    Target("artifact-uki", artifacts.boot_artifact("uki"), "bytes", _STATE),
+    Target("artifact-cpio", artifacts.boot_artifact("cpio"), "bytes", _STATE),
+    Target("artifact-fit", artifacts.boot_artifact("fit"), "bytes", _STATE),
+    Target("authenticode", artifacts.program_signature, "der", _STATE),
+    Target("fat", artifacts.fat_files, "bytes", _STATE, longest=65536),
     # Packages, as a device reads them.
     Target("package-manifest", records.package_manifest, "json", _STATE),
     Target("active-set", records.active_set, "json", _STATE),

@@ -2,7 +2,8 @@
 
 Repositories that attack (tests/hostile/table.py), state partitions of which a
 file was edited (evidence/hostile/damage.py), disks that fail at each operation
-of an update or are full (tests/hostile/disks.py). Needs root for the second and
+of an update, or of a package change, commit or rollback, or are full
+(tests/hostile/disks.py, disk_changes.py). Needs root for the second and
 the last: loop devices and mount namespaces.
 """
 
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +127,38 @@ def _judged(disks: Any, bench: Any, piece: int) -> Iterator[tuple[str, str]]:
             yield f"{left} {what} left", disks.judge_full(bench, left, inodes=inodes)
 
 
-_STEPS = {"attacks": _attacks, "disks": _disks, "states": _states}
+def _changes(piece: int) -> tuple[dict[str, int], list[str]]:
+    """Changes of packages, commits, rollbacks: each operation, each error."""
+    changes = importlib.import_module("tests.hostile.disk_changes")
+    errors = importlib.import_module("tests.hostile.disks").ERRORS
+    wrong: list[str] = []
+    cases = 0
+    with tempfile.TemporaryDirectory(prefix="orbital-disks.") as name, _no_waiting():
+        base = Path(name)
+        for change in changes.CHANGES:
+            for at in range(piece, changes.operations(change, base / "whole"), _PIECES):
+                for kind, error in errors.items():
+                    for lasting in (False, True):
+                        cases += 1
+                        place = base / "device"
+                        problem = changes.judge(change, place, at, error, lasting=lasting)
+                        when = "from then on" if lasting else "once"
+                        if problem:
+                            wrong.append(
+                                f"{change.name}, operation {at}, {kind}, {when}: {problem}"
+                            )
+    return {"other changes on failing disks": cases}, wrong
+
+
+@contextmanager
+def _no_waiting() -> Iterator[None]:
+    """No power is cut here, so no disk need be waited for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _fd: None)
+        yield
+
+
+_STEPS = {"attacks": _attacks, "changes": _changes, "disks": _disks, "states": _states}
 
 
 def say(text: str) -> None:

@@ -24,6 +24,7 @@ from evidence.model.device import Board
 from evidence.model.explore import Explored, Limits, explore
 from evidence.model.records import KINDS
 from evidence.result import record
+from recovery.starts import MOST_LOADS
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def check(scope: Scope) -> tuple[Explored, Findings]:
     """Explores and checks; says on the console what was found."""
     begun = time.monotonic()
-    board = Board(scope.kind, scope.rescue, most_starts=scope.starts)  # type: ignore[arg-type]
+    board = Board(
+        scope.kind,  # type: ignore[arg-type]
+        scope.rescue,
+        returns=scope.kind == "systemd-boot",
+        most_starts=scope.starts,
+        most_loads=min(scope.starts - 1, MOST_LOADS),
+    )
     explored = explore(board, Limits(damage=scope.damage), most=scope.states)
     findings = Findings()
     check_states(explored, findings)

@@ -207,9 +207,10 @@ def judged_circle(model: Model, state: State, world: World) -> str:
     without a rescue system a committed image that does not start has no way out."""
     device = model.devices[state[0]]
     if "kernel" in world or any(place.artifact == "crashes" for place in device.slots):
-        if model.board.rescue:
+        if not model.board.rescue:
+            return ""
+        if model.board.kind in ("systemd-boot", "tryboot"):
             return "never comes to rest: a kernel ends before the initramfs counts its start"
-        return ""
     firmware_ends = model.board.kind in ("systemd-boot", "tryboot") and not model.board.returns
     refused = any(place.artifact == "refused" for place in device.slots)
     if model.board.rescue and firmware_ends and refused:

@@ -29,15 +29,18 @@ class Board:
 
     rescue: there is a rescue system. returns: what the firmware does when systemd-boot comes
     back because an artifact cannot be started (on a Raspberry Pi: when the partition holds
-    none): it goes on to the rescue system. OVMF does not: it looks at no second partition of
-    a disk that it has started from. most_starts: as in imager/initramfs/init, or less, but
-    more than a trial has tries, for a smaller model.
+    none): it goes on to the rescue system. OVMF does, once a healthy boot has written the boot
+    option for it (recovery/bootcontrol/firmware_options.py); by itself it looks at no second
+    partition of a disk that it has started from. most_starts: as in imager/initramfs/init, or
+    less, but more than a trial has tries, for a smaller model. most_loads: as in
+    recovery/starts.py, or less.
     """
 
     kind: Kind
     rescue: bool = True
     returns: bool = False
     most_starts: int = 8
+    most_loads: int = starts.MOST_LOADS
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ class Wish:
     starts: int = 0
     rescued: int = 0
     one_shot: bool = False
+    loads: int = 0
 
     def healthy(self, *, volatile: bool = False) -> Wish:
         """As `recovery.starts.healthy` has it: the code that ships decides."""
@@ -109,6 +113,7 @@ class Wish:
                 asked=self.asked,
                 starts=self.starts,
                 rescued=self.rescued,
+                loads=self.loads,
             ),
             volatile=volatile,
         )
@@ -121,6 +126,7 @@ class Wish:
             image="",
             starts=after.starts,
             rescued=after.rescued,
+            loads=after.loads,
         )
 
 

@@ -29,7 +29,7 @@ from evidence.model.boot import (
 from evidence.model.device import Board, Device, Place, Wish, canonical, new
 from evidence.model.records import lost, powered_off
 from evidence.model.rescue import Visit
-from evidence.model.starting import Started, start, wished, without_wish
+from evidence.model.starting import Started, overdue, start, wished, without_wish
 from recovery import decide, plan
 from recovery.generations import Generation
 from recovery.slots import SLOTS, Slot, other_slot
@@ -108,7 +108,7 @@ class Model:
     limits: Limits
     numbers: dict[Device, int] = field(default_factory=dict)
     as_met: dict[Device, int] = field(default_factory=dict)
-    loads: dict[tuple[int, bool], Loaded] = field(default_factory=dict)
+    loads: dict[tuple[int, bool, bool], Loaded] = field(default_factory=dict)
     devices: list[Device] = field(default_factory=list)
     boots: dict[tuple[int, Behaviour], Ended] = field(default_factory=dict)
     visits: dict[tuple[int, Wish, bool], Visited] = field(default_factory=dict)
@@ -167,7 +167,8 @@ class Model:
 
     def load(self, number: int, wish: Wish) -> Loaded:
         """What the loader starts."""
-        key = (number, self.board.rescue and wished(self.board, wish))
+        asked = self.board.rescue and wished(self.board, wish)
+        key = (number, asked, overdue(self.board, wish))
         if key not in self.loads:
             started = start(self.board, self.devices[number], wish)
             self.loads[key] = Loaded(
@@ -197,6 +198,9 @@ class Model:
                 "rescue", visited.ending, (*loaded, *passed), passed[-1],
                 installed=visited.installed,
             )  # fmt: skip
+        if started.uncounted:
+            wish = replace(wish, loads=min(wish.loads + 1, self.board.most_loads))
+            loaded = (*loaded, (at, wish))
         slot: Slot = started.what
         behaviour = possible(device, slot, untouched=untouched)
         if behaviour == "kernel":

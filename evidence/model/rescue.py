@@ -48,7 +48,16 @@ class Visit:
         """Until the restart, or until a person is needed."""
         met = self.wish
         self.write(
-            replace(met, rescue=False, person=False, asked=0, image="", starts=0, one_shot=False)
+            replace(
+                met,
+                rescue=False,
+                person=False,
+                asked=0,
+                image="",
+                starts=0,
+                one_shot=False,
+                loads=0,
+            )
         )
         while True:
             # A person who asked may not come: then the visit goes on by itself.

@@ -26,19 +26,29 @@ _ACTIVATION = re.compile(rb"^version ([0-9]+)$", re.MULTILINE)
 @dataclass(frozen=True)
 class Started:
     """what: a slot, "rescue", or nothing that runs until somebody resets. device: as it then is.
-    cuts: what a cut while the loader wrote would have left. is_try: the firmware says so."""
+    cuts: what a cut while the loader wrote would have left. is_try: the firmware says so.
+    uncounted: the script of GRUB or U-Boot started a slot that takes no try."""
 
     what: Slot | Literal["rescue", "nothing"]
     device: Device
     cuts: tuple[Device, ...] = ()
     is_try: bool = False
+    uncounted: bool = False
 
 
 def start(board: Board, device: Device, wish: Wish) -> Started:
     """What runs next."""
     if board.rescue and wished(board, wish):
         return Started("rescue", _unasked(device))
-    return without_wish(board, device)
+    found = without_wish(board, device)
+    if found.uncounted and overdue(board, wish):
+        return replace(found, what="rescue", uncounted=False)
+    return found
+
+
+def overdue(board: Board, wish: Wish) -> bool:
+    """GRUB's and U-Boot's scripts: no slot has reached its initramfs for so many starts."""
+    return board.rescue and board.kind in ("grub", "u-boot") and wish.loads >= board.most_loads
 
 
 def wished(board: Board, wish: Wish) -> bool:
@@ -120,7 +130,7 @@ def _scripted(board: Board, device: Device) -> Started:
         return Started("rescue", after, tuple(cuts))
     for slot in found.slots:
         if _loads(device, slot):
-            return Started(slot, after, tuple(cuts))
+            return Started(slot, after, tuple(cuts), uncounted=rescue and not found.writes)
     return Started("rescue" if rescue else "nothing", after, tuple(cuts))
 
 

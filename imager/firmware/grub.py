@@ -10,6 +10,7 @@ A boot artifact is a newc archive, written raw into the slot's partition::
     boot.cfg    commands that load and start the kernel, run by grub.cfg
     vmlinuz     the kernel as Debian packs it
     initrd      the initramfs
+    sha256      of all before it: what rescue looks at (`recovery.artifacts.cpio`)
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from imager.signing import PeSigner
 from imager.tools import Tools
 from imager.tree import Tree
 from manifests.board import Board
+from recovery.artifacts import cpio
 from recovery.errors import ManifestError
 from recovery.slots import SLOTS
 
@@ -76,7 +78,8 @@ class Grub:
 
     def artifact_inputs(self, _signer: PeSigner) -> Mapping[str, Input]:
         """The format; nothing is signed, since BIOS verifies nothing."""
-        return {"code": [Path(__file__), Path(str(archive.__file__))]}
+        files = (__file__, archive.__file__, cpio.__file__)
+        return {"code": [Path(str(file)) for file in files]}
 
     def build_artifact(
         self, ingredients: Ingredients, output: Path, _signer: PeSigner, _tools: Tools
@@ -86,7 +89,7 @@ class Grub:
         tree.file("boot.cfg", boot_cfg(ingredients.command_line))
         tree.host_file("vmlinuz", ingredients.linux)
         tree.host_file("initrd", ingredients.initramfs)
-        write_cpio(tree, output, ingredients.built)
+        write_cpio(tree, output, ingredients.built, sealed=True)
 
     def loader_inputs(self, board: Board, _signer: PeSigner) -> Mapping[str, Input]:
         """Partition numbers, console, watchdog."""

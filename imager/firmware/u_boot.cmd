@@ -131,7 +131,10 @@ if test "${orbital_order}" = none; then orbital_order="a b"; fi
 orbital_starts="@before@${orbital_order}"
 if test ${orbital_choice} != none; then
 	orbital_starts=${orbital_choice}
-	if test ${orbital_counted} = no; then orbital_starts="${orbital_choice} ${orbital_order}@after@"; fi
+	if test ${orbital_counted} = no; then
+		orbital_starts="${orbital_choice} ${orbital_order}@after@"
+@count@
+	fi
 fi
 
 # 6. One after the other.

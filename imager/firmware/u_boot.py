@@ -33,6 +33,7 @@ from recovery.errors import ManifestError
 TEMPLATE = "u_boot.cmd"
 LOAD_TEMPLATE = "u_boot_load.cmd"
 RESCUE_TEMPLATE = "u_boot_rescue.cmd"
+COUNT_TEMPLATE = "u_boot_count.cmd"
 SCRIPT = "boot.scr"
 _ARCHITECTURES: dict[Architecture, str] = {
     "aarch64": "arm64",
@@ -270,6 +271,7 @@ def boot_script(board: Board) -> str:
     }
     values["load"] = _filled(LOAD_TEMPLATE, values)
     values["rescue"] = _filled(RESCUE_TEMPLATE, values) if rescue else ""
+    values["count"] = _filled(COUNT_TEMPLATE, values) if rescue else ""
     return _filled(TEMPLATE, values) + "\n"
 
 
@@ -307,6 +309,7 @@ def _places(u_boot: UBoot) -> dict[str, str]:
         "starts": scratch + 7 * size,
     }
     values = {**places}
+    empty = starts.to_bytes(starts.Starts())
     for name in ("copy0", "copy1", "out"):
         values[f"{name}_flag"] = places[name] + 4
         values[f"{name}_data"] = places[name] + 5
@@ -319,7 +322,8 @@ def _places(u_boot: UBoot) -> dict[str, str]:
         "bare_size": data + 4,
         "aside_size": 2 * size,
         "artifact": int(u_boot.artifact_address, 16),
-        "starts_asked": places["starts"] + starts.to_bytes(starts.Starts()).index(b"0"),
+        "starts_asked": places["starts"] + empty.index(b"asked=") + len("asked="),
+        "starts_loads": places["starts"] + empty.index(b"loads=") + len("loads="),
     }
     return {name: f"{value:x}" for name, value in values.items()}
 

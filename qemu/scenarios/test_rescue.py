@@ -5,6 +5,7 @@ One telling scenario for each board in CI; the others are the campaign's (`-m ca
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -137,11 +138,32 @@ def test_rescue_starts_when_the_entries_of_both_slots_are_gone(
     assert bench.back().status()["slot"] == "a"
 
 
+@pytest.mark.campaign
+@uefi
+def test_a_committed_slot_that_the_loader_cannot_start_leads_to_rescue(
+    bench: Bench, change_esp: Callable[..., None], tmp_path: Path
+) -> None:
+    """Nothing counts its starts: systemd-boot comes back to the firmware, which goes on.
+
+    It has a boot option for the rescue system, since the first healthy boot wrote one.
+    """
+    bench.machine.start()
+    bench.back()
+    bench.machine.stop()
+    noise = tmp_path / "noise"
+    noise.write_bytes(random.Random(6).randbytes(_MIB))
+    change_esp(bench, "mcopy", "-o", noise, "::/EFI/orbital/a.efi")
+    bench.machine.start()
+    bench.machine.wait_console(ENTERED, RESCUE_SECONDS)
+    status = bench.back().status()
+    assert (status["slot"], status["version"]) == ("a", bench.lab.version)
+
+
 @pytest.fixture
 def change_esp(tmp_path: Path) -> Callable[..., None]:
     """Runs a program of mtools on the ESP of a device that is off."""
 
-    def change(bench: Bench, program: str, *words: str) -> None:
+    def change(bench: Bench, program: str, *words: str | Path) -> None:
         esp = tmp_path / "esp"
         read_partition(bench.machine.disk, "esp", esp)
         bench.lab.tools.run(program, "-i", esp, *words)

@@ -22,6 +22,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from recovery import durable, mounts, process
+from recovery.artifacts.content import Artifact, DamageError
+from recovery.artifacts.fat import same_files
 from recovery.bootcontrol.open import BOOT_DIRECTORY, open_in_rescue
 from recovery.device import DeviceConfig
 from recovery.errors import OrbitalError, ToolError
@@ -81,7 +83,9 @@ class BootEnvironment:
         else:
             image = self._loader / FIRMWARE_IMAGE
             if image.is_file():
-                restore(image, find_partition(FIRMWARE, self._root), say)
+                partition = find_partition(FIRMWARE, self._root)
+                if self._firmware_problem(image, partition):
+                    restore(image, partition, say)
         open_in_rescue(self._config, self._root).tidy()
 
     def _problems(self) -> list[str]:
@@ -99,12 +103,20 @@ class BootEnvironment:
         else:
             image = self._loader / FIRMWARE_IMAGE
             if image.is_file():
-                partition = self._partition(FIRMWARE)
-                count = sum(1 for _ in changed(image, partition))
-                if count:
-                    found.append(f"{count} blocks of partition {FIRMWARE} are not the factory's")
+                problem = self._firmware_problem(image, self._partition(FIRMWARE))
+                if problem:
+                    found.append(problem)
             self._partition(self._config.environment)
         return found + self._record_problems()
+
+    def _firmware_problem(self, image: Path, partition: Path) -> str:
+        """What is wrong with the partition that firmware reads; empty when nothing is."""
+        if self._config.boot_control == "u-boot":
+            # A file system that U-Boot writes, too.
+            problem = file_problem(image, partition)
+            return f"partition {FIRMWARE}: {problem}" if problem else ""
+        count = sum(1 for _ in changed(image, partition))
+        return f"{count} blocks of partition {FIRMWARE} are not the factory's" if count else ""
 
     def _record_problems(self) -> list[str]:
         try:
@@ -206,13 +218,39 @@ def put_back(loader: Path, directory: Path, say: Callable[[str], None]) -> None:
 
 
 def restore(image: Path, partition: Path, say: Callable[[str], None]) -> None:
-    """Writes the blocks of the partition that differ from the image. Raises OSError."""
+    """Writes the blocks of the partition that differ from the image. Raises OSError.
+
+    Where the firmware keeps files of its own there, these are gone; it makes them again.
+    """
     count = 0
     for offset, block in changed(image, partition):
         durable.overwrite(partition, offset, block)
         count += 1
     if count:
         say(f"boot control: {count} blocks of partition {FIRMWARE} have been put back")
+
+
+def file_problem(image: Path, partition: Path) -> str:
+    """Which of the image's files the partition does not have as it should; empty: it has all.
+
+    A partition that cannot be read has a problem. Raises OSError for the image.
+    """
+    wanted = os.open(image, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        found = os.open(partition, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return same_files(_opened(wanted), _opened(found))
+        except (OSError, DamageError) as error:
+            return f"it {error}" if isinstance(error, DamageError) else "it cannot be read"
+        finally:
+            os.close(found)
+    finally:
+        os.close(wanted)
+
+
+def _opened(fd: int) -> Artifact:
+    size = os.lseek(fd, 0, os.SEEK_END)
+    return Artifact(lambda offset, length: os.pread(fd, length, offset), size)
 
 
 def changed(image: Path, partition: Path) -> Iterator[tuple[int, bytes]]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 
+from recovery.artifacts.check import KINDS
 from recovery.bootcontrol.open import BOOT_DIRECTORY, open_in_rescue
 from recovery.device import DeviceConfig
 from recovery.errors import OrbitalError, RefusedError
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 LOCK = "run/orbital/rescue.lock"
 # Where records go when the state cannot be used; gone with the restart.
 SPARE_STATE = "run/orbital/rescue-state"
+_SECURE_BOOT = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 
 
 class Site:
@@ -160,9 +162,21 @@ class Site:
     def _inspect(self, slot: Slot) -> Content:
         try:
             root = find_partition(self.config.slots[slot], self.root)
-            return inspect(slot, root, self.artifact(slot), self.reporter)
+            found = inspect(
+                slot,
+                root,
+                self.artifact(slot),
+                self.reporter,
+                kind=KINDS.get(self.config.boot_control, ""),
+                must_be_signed=secure_boot(self.root),
+            )
         except (OrbitalError, OSError) as error:
             return Content(slot, "", str(error).splitlines()[0])
+        if found.whole and found.unchecked:
+            self.reporter.message(
+                f"slot {slot}: its boot artifact cannot be checked further: {found.unchecked}"
+            )
+        return found
 
     def _state_condition(self) -> Condition:
         condition = self.state.condition(self.reporter.message)
@@ -218,3 +232,11 @@ class Site:
         with suppress(OrbitalError):
             return self.boot_control().active_slot() == slot
         return False
+
+
+def secure_boot(root: Path = Path("/")) -> bool:
+    """Whether the firmware starts only what is signed (UEFI specification 3.3)."""
+    # Four bytes of attributes stand before the value, one byte.
+    with suppress(OSError):
+        return (root / _SECURE_BOOT).read_bytes()[4:] == b"\1"
+    return False

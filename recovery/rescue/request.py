@@ -7,13 +7,10 @@ slot that starts finds it, in its initramfs, and asks the loader itself.
 
 from __future__ import annotations
 
-import array
-import fcntl
-import os
-import struct
 from contextlib import suppress
 from pathlib import Path
 
+from recovery import efivars
 from recovery.device import DeviceConfig
 from recovery.errors import OrbitalError, RefusedError
 from recovery.partitions import partition_number
@@ -22,12 +19,7 @@ from recovery.starts import Action, open_starts, wish
 ENTRY = "orbital-rescue.conf"
 # The Boot Loader Interface of systemd-boot: its vendor GUID, and the variable that
 # names the entry to start once.
-ONE_SHOT = "sys/firmware/efi/efivars/LoaderEntryOneShot-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
-# Non-volatile, boot service access, runtime access (UEFI specification, 8.2).
-_ATTRIBUTES = (7).to_bytes(4, "little")
-# Linux, include/uapi/linux/fs.h: efivarfs makes what it does not know immutable.
-_LONG = struct.calcsize("l") << 16
-_GET_FLAGS, _SET_FLAGS, _IMMUTABLE = 0x80006601 | _LONG, 0x40006602 | _LONG, 0x10
+ONE_SHOT = f"{efivars.DIRECTORY}/LoaderEntryOneShot-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 
 
 def ask(
@@ -55,7 +47,7 @@ def ask(
 def ask_loader(config: DeviceConfig, root: Path = Path("/")) -> None:
     """Tells a loader that does not read the start record. Raises OSError."""
     if config.boot_control == "systemd-boot":
-        set_variable(root / ONE_SHOT, ENTRY)
+        efivars.write(root / ONE_SHOT, f"{ENTRY}\0".encode("utf-16-le"))
     elif config.boot_control == "tryboot":
         try:
             number = partition_number(config.rescue.partition, root)
@@ -66,29 +58,3 @@ def ask_loader(config: DeviceConfig, root: Path = Path("/")) -> None:
         path = root / REBOOT_PARAMETER
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{number}")
-
-
-def set_variable(path: Path, text: str) -> None:
-    """Writes an EFI variable that holds a string. Raises OSError.
-
-    In one write, as efivarfs wants it; the firmware makes it durable.
-    """
-    with suppress(OSError):
-        _make_mutable(path)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        os.write(fd, _ATTRIBUTES + f"{text}\0".encode("utf-16-le"))
-    finally:
-        os.close(fd)
-
-
-def _make_mutable(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        flags = array.array("L", [0])
-        fcntl.ioctl(fd, _GET_FLAGS, flags, True)
-        if flags[0] & _IMMUTABLE:
-            flags[0] &= ~_IMMUTABLE
-            fcntl.ioctl(fd, _SET_FLAGS, flags)
-    finally:
-        os.close(fd)

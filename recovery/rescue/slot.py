@@ -2,17 +2,21 @@
 
 The boot artifact has the kernel command line in plain text whatever its kind (a
 UKI's section, GRUB's boot.cfg, a FIT's script, cmdline.txt), with the root hash and
-where the hash tree begins. So what is verified is what would boot. An artifact that
-names a root hash may be damaged elsewhere: firmware or kernel find that, and the
-next visit knows it by the count of starts.
+where the hash tree begins. So what is verified is what would boot. The artifact
+itself is held against the digests that it carries (`recovery.artifacts`). One that
+carries none may be damaged: firmware or kernel find that, and the next visit knows it
+by the count of starts.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 
+from recovery.artifacts.check import check
+from recovery.artifacts.content import Artifact, Checked, DamageError
 from recovery.slots import Slot
 from recovery.value import Value
 from recovery.verity import (
@@ -47,11 +51,13 @@ class Content(Value):
 
     root_hash: the one that its boot artifact names, hex; empty when it names none.
     damage: the first thing that is wrong; empty when the slot is whole.
+    unchecked: why the boot artifact may be damaged all the same; empty when it cannot.
     """
 
     slot: Slot
     root_hash: str
     damage: str = ""
+    unchecked: str = ""
 
     @property
     def whole(self) -> bool:
@@ -59,31 +65,64 @@ class Content(Value):
         return not self.damage
 
 
-def inspect(slot: Slot, root: Path, artifact: Path, reporter: Reporter) -> Content:
-    """Reads all of the slot. root: its partition. artifact: the partition or file."""
+def inspect(
+    slot: Slot,
+    root: Path,
+    artifact: Path,
+    reporter: Reporter,
+    *,
+    kind: str = "",
+    must_be_signed: bool = False,
+) -> Content:
+    """Reads all of the slot. root: its partition. artifact: the partition or file.
+
+    kind, must_be_signed: of the artifact, as `recovery.artifacts.check` has them.
+    """
+    reporter.stage(f"verify slot {slot}")
+    checked: Checked | None = None
+    damage = ""
     try:
-        named = named_image(artifact)
+        try:
+            checked = checked_artifact(artifact, kind, must_be_signed=must_be_signed)
+        except DamageError as error:
+            damage = f"its boot artifact {error}"
+        named = named_image(artifact, checked.end if checked else None)
     except OSError as error:
         return Content(slot, "", f"its boot artifact cannot be read: {error.strerror}")
     if named is None:
         return Content(slot, "", "its boot artifact names no image")
-    reporter.stage(f"verify slot {slot}")
+    if checked is None:
+        return Content(slot, named.root_hash, damage)
     try:
-        return Content(slot, named.root_hash, _damage(root, named, reporter))
+        damage = _damage(root, named, reporter)
     except OSError as error:
-        return Content(slot, named.root_hash, f"its root image cannot be read: {error.strerror}")
+        damage = f"its root image cannot be read: {error.strerror}"
+    return Content(slot, named.root_hash, damage, checked.unchecked)
 
 
-def named_image(artifact: Path) -> Named | None:
+def checked_artifact(path: Path, kind: str, *, must_be_signed: bool = False) -> Checked:
+    """The artifact in a partition or file, by what it carries. Raises DamageError, OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.lseek(fd, 0, os.SEEK_END)
+        artifact = Artifact(lambda offset, length: os.pread(fd, length, offset), size)
+        return check(kind, artifact, must_be_signed=must_be_signed)
+    finally:
+        os.close(fd)
+
+
+def named_image(artifact: Path, end: int | None = None) -> Named | None:
     """The image that the artifact's command line names; None when it names none.
 
-    The first words count: an artifact that was written over a longer one has the
-    old one's end behind its own. Raises OSError.
+    end: of the artifact, where it is known. The first words count: an artifact that was
+    written over a longer one has the old one's end behind its own. Raises OSError.
     """
     hash_found, offset_found = "", -1
     kept = b""
+    left = end if end is not None else sys.maxsize
     with artifact.open("rb", buffering=0) as file:
-        while part := file.read(_READ):
+        while part := file.read(min(_READ, left)):
+            left -= len(part)
             data = kept + part
             if not hash_found and (match := _ROOT_HASH.search(data)):
                 hash_found = match[1].decode()

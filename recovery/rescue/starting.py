@@ -29,7 +29,9 @@ def count_start(starts: StartFile | None) -> int:
             resolution="start a slot by hand: orbital rescue start",
         )
     before = starts.load()
-    wanted = replace(before, rescue=False, asked=0, image="", starts=0, rescued=before.rescued + 1)
+    wanted = replace(
+        before, rescue=False, asked=0, image="", starts=0, loads=0, rescued=before.rescued + 1
+    )
     starts.save(wanted)
     after = starts.load()
     if after.rescued <= before.rescued and after.rescued < MOST:

@@ -12,7 +12,7 @@ from pathlib import Path
 from recovery import codec
 from recovery.device import DeviceConfig
 from recovery.errors import OrbitalError
-from recovery.starts import Action, Starts, open_starts
+from recovery.starts import MOST_LOADS, Action, Starts, open_starts
 from recovery.value import Value, replace
 
 FILE = "run/orbital/rescue.json"
@@ -48,12 +48,16 @@ def begin(config: DeviceConfig, root: Path = Path("/")) -> Visit:
     with suppress(OrbitalError):
         file = open_starts(config, root)
     record = file.load() if file is not None else Starts()
-    visit = Visit(record.action, record.reason, record.by_person, record.rescued, record.starts)
+    why = record.reason
+    if not why and record.loads >= MOST_LOADS:
+        # Else it would look like a button, and wait for a person.
+        why = f"{record.loads} starts of a slot in a row did not reach its initramfs"
+    visit = Visit(record.action, why, record.by_person, record.rescued, record.starts)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(codec.encode(visit))
     # ↓ Power cut: rescue comes once more, and takes the wish back then.
     reason = record.reason if record.action else ""
-    met = replace(record, rescue=False, reason=reason, asked=0, image="", starts=0)
+    met = replace(record, rescue=False, reason=reason, asked=0, image="", starts=0, loads=0)
     if file is not None and met != record:
         with suppress(OrbitalError):
             file.save(met)

@@ -22,9 +22,9 @@ from imager.cache import Cache
 from imager.package.opk import write_opk
 from imager.repository.deltas import DeltaMaker
 from imager.tree import Entry
-from recovery import audit, boot, codec, device, generations, state
+from recovery import audit, boot, codec, device, generations, gpt, process, state
 from recovery import starts as start_records
-from recovery.bootcontrol import autoboot, grubenv, ubootenv
+from recovery.bootcontrol import autoboot, firmware_options, grubenv, ubootenv
 from recovery.bootcontrol.recorded import GOOD, Count, Record
 from recovery.bootcontrol.systemd_boot import entry_text
 from recovery.generations import Earlier
@@ -43,8 +43,10 @@ from tests.imager.package.bench import INTERFACE, make_tar, make_wheel, tar_file
 from tests.imager.test_bzimage import Parts
 from tests.imager.test_bzimage import kernel as bzimage
 from tests.imager.test_elf import _small_32_bit
+from tests.recovery.artifacts import make_artifact, make_signature, make_uki
 from tests.recovery.builders import CONFIG, generation
 from tests.recovery.packages import builders
+from tests.recovery.test_firmware_options import table_of
 from tests.updater import images
 from tests.updater.packages import delta_device
 from tests.updater.packages import repository as packages
@@ -87,6 +89,11 @@ def records() -> Seeds:
     yield "start-record", "empty", start_records.to_bytes(start_records.Starts())
     asked = start_records.wish(start_records.Starts(), "root", "a reason")
     yield "start-record", "asked", start_records.to_bytes(asked)
+    named = gpt.Entry(2, bytes(range(16)), 6144, 2048)
+    option = firmware_options.rescue_option(named, firmware_options.FILES["x86_64"])
+    yield "firmware-option", "rescue", firmware_options.encode_option(option)
+    yield "firmware-option", "order", firmware_options.encode_order((0, 3, 1))
+    yield "gpt", "two", table_of((2048, 6143), (6144, 8191))[512:]
     yield "device", "one", device.encode(CONFIG)
     yield "policy", "one", json.dumps(
         {"source": "https://updates.example.org/r", "automatic": True, "window_start": "22:00",
@@ -116,6 +123,22 @@ def _signal() -> bytes:
     data = bytearray(dbus.call(2, "a.b", "/a", "a.b", "JobRemoved", "x", "y", "z"))
     data[1] = dbus.SIGNAL
     return bytes(data)
+
+
+def artifacts(base: Path) -> Seeds:
+    """Boot artifacts, and a FAT as U-Boot boards have it."""
+    for kind in ("uki", "cpio", "fit"):
+        made = make_artifact(kind, "orbital.roothash=" + "ab" * 32, b"kernel" * 50)
+        yield f"artifact-{kind}", "one", made
+    yield "artifact-uki", "unsigned", make_uki("x", b"kernel")
+    yield "authenticode", "one", make_signature(bytes(32))
+    image = base / "fat"
+    with image.open("wb") as out:
+        out.truncate(1 << 20)
+    process.run(["mkfs.vfat", "-F", "12", "-n", "FIRMWARE", image])
+    (base / "boot.scr").write_bytes(b"script" * 1000)
+    process.run(["mcopy", "-i", image, base / "boot.scr", "::/boot.scr"])
+    yield "fat", "one", image.read_bytes()[:65536].rstrip(b"\0")
 
 
 def of_packages() -> Seeds:
@@ -272,8 +295,8 @@ def main() -> None:
     base = Path(tempfile.mkdtemp())
     try:
         for part in (
-            records(), loaders(), of_packages(), published(base), network_seeds(), deltas(),
-            host(base),
+            records(), loaders(), artifacts(base), of_packages(), published(base),
+            network_seeds(), deltas(), host(base),
         ):  # fmt: skip
             for target, name, data in part:
                 write(CORPUS / target / name, data)

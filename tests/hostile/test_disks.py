@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from evidence.hostile import state
+from tests.hostile import disk_changes
 from tests.hostile.disks import ERRORS, bench, judge_full
 from tests.updater.devices import FileDevice
 from tests.updater.publisher import Publisher
@@ -25,6 +26,19 @@ def test_an_operation_that_fails_leaves_a_device_that_goes_on(error: str, lastin
         start = len(error) % STEP
         for at in range(start, operations, STEP):
             assert own.judge(at, ERRORS[error], lasting=lasting) == "", f"operation {at}"
+
+
+@pytest.mark.parametrize("lasting", [False, True], ids=["once", "from-then-on"])
+@pytest.mark.parametrize("change", disk_changes.CHANGES, ids=lambda change: change.name)
+def test_a_change_on_a_failing_disk_leaves_a_device_that_goes_on(
+    tmp_path: Path, change: disk_changes.Change, lasting: bool
+) -> None:
+    operations = disk_changes.operations(change, tmp_path / "whole")
+    assert operations > 5
+    for number, at in enumerate(range(len(change.name) % 5, operations, 5)):
+        name, error = list(ERRORS.items())[number % len(ERRORS)]
+        problem = disk_changes.judge(change, tmp_path / f"{at}", at, error, lasting=lasting)
+        assert problem == "", f"operation {at} of {operations}, {name}"
 
 
 @pytest.mark.skipif(not state.available(), reason="needs root and loop devices")

@@ -67,6 +67,62 @@ def test_what_has_the_wrong_kind_goes_aside_and_nothing_else_is_written(tmp_path
     assert not (own / "lock").exists() and not (own / "etc/1/upper").exists()
 
 
+def put_aside(tmp_path: Path) -> Path:
+    """A state partition with a directory in state.json's place, put aside."""
+    state.fill(tmp_path, "committed")
+    own = tmp_path / "orbital"
+    (own / "state.json").unlink()
+    (own / "state.json").mkdir()
+    (own / "generations/1.json").unlink()
+    (own / "generations/1.json").mkdir()
+    shape.mend(tmp_path, [])
+    return own
+
+
+def test_what_went_aside_is_removed_after_a_healthy_start(tmp_path: Path) -> None:
+    own = put_aside(tmp_path)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").touch()
+    (own / "state.json.damaged/link").symlink_to(outside)
+    deep = own / "state.json.damaged"
+    for _ in range(300):
+        deep = deep / "deeper"
+        deep.mkdir()
+        (deep / "file").touch()
+    before = {path for path in tmp_path.rglob("*") if "damaged" not in str(path)}
+    assert sorted(shape.remove_damaged(tmp_path)) == ["1.json.damaged", "state.json.damaged"]
+    assert set(tmp_path.rglob("*")) == before
+    assert shape.remove_damaged(tmp_path) == []
+
+
+def test_a_large_tree_is_removed_in_several_starts(tmp_path: Path) -> None:
+    own = put_aside(tmp_path)
+    for folder in range(9):
+        (own / f"state.json.damaged/{folder}/{folder}").mkdir(parents=True)
+        for name in range(9):
+            (own / f"state.json.damaged/{folder}/{folder}/{name}").touch()
+    starts = 0
+    while (own / "state.json.damaged").exists():
+        assert starts < 12
+        shape.remove_damaged(tmp_path, most=20)
+        starts += 1
+    assert starts > 4
+
+
+def test_a_tree_that_cannot_be_removed_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = put_aside(tmp_path)
+
+    def refuse(*_args: object) -> None:
+        raise PermissionError("immutable")
+
+    monkeypatch.setattr(Path, "rmdir", refuse)
+    assert shape.remove_damaged(tmp_path) == []
+    assert (own / "state.json.damaged").is_dir()
+
+
 def test_a_layer_whose_copy_fails_leaves_nothing_on_a_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

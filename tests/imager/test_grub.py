@@ -22,6 +22,8 @@ from imager.signing import load_pe_signer
 from imager.tools import Tools
 from manifests.board import Board, Layout, Watchdog
 from manifests.catalogue import find, load_board
+from recovery.artifacts.check import check
+from recovery.artifacts.content import Artifact, Checked, DamageError
 from recovery.bootcontrol.grub import GrubEnvironment
 from recovery.bootcontrol.recorded import Recorded
 from recovery.device import DeviceConfig
@@ -83,11 +85,20 @@ def test_the_same_board_and_kernel_give_the_same_bytes(
 
 def test_an_artifact_is_an_archive_of_what_the_slot_needs(factory: Factory) -> None:
     files = _members(factory.artifact.read_bytes())
-    assert set(files) == {"boot.cfg", "vmlinuz", "initrd"}
+    assert list(files) == ["boot.cfg", "initrd", "vmlinuz", "sha256"]
     assert (files["vmlinuz"], files["initrd"]) == (b"kernel", b"files")
     # Quoted: to GRUB the end of one argument would be a new command.
     assert b"linux16 /vmlinuz 'orbital.roothash=ab' " in files["boot.cfg"]
     assert b"'dyndbg=+p;$x'; then" in files["boot.cfg"]
+
+
+def test_rescue_finds_damage_in_an_artifact(factory: Factory) -> None:
+    data = factory.artifact.read_bytes()
+    assert check("cpio", Artifact.of(data + bytes(4096))) == Checked(len(data))
+    for at in (0, 60, data.index(b"orbital.roothash"), data.index(b"files"), data.index(b"kernel")):
+        changed = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+        with pytest.raises(DamageError):
+            check("cpio", Artifact.of(changed))
 
 
 def _members(data: bytes) -> dict[str, bytes]:

@@ -27,7 +27,7 @@ from recovery.bootcontrol import grubenv
 from recovery.bootcontrol.recorded import GOOD, Count, Record
 from recovery.process import run
 from recovery.slots import Slot
-from recovery.starts import OFFSET, SIZE, Starts, parse, to_bytes
+from recovery.starts import MOST_LOADS, OFFSET, SIZE, Starts, parse, to_bytes
 from recovery.value import replace
 from tests.recovery import loaders
 
@@ -143,7 +143,7 @@ def boot(bench: Bench, tmp_path: Path) -> Boot:
 def _archive(text: str, directory: Path) -> bytes:
     tree = Tree()
     tree.file("boot.cfg", text)
-    write_cpio(tree, directory / "artifact", 0)
+    write_cpio(tree, directory / "artifact", 0, sealed=True)
     return (directory / "artifact").read_bytes()
 
 
@@ -310,9 +310,9 @@ def test_a_wish_in_the_start_record_starts_rescue_and_is_counted(boot: Boot, wis
 
 
 def test_a_wish_that_was_counted_three_times_is_none(boot: Boot) -> None:
-    before = _wished(Record(("a",), a=GOOD), Starts(rescue=True, asked=3))
-    outcome = boot(before, rescue=True)
-    assert (outcome.started, outcome.environment) == (["a"], before)
+    wish = Starts(rescue=True, asked=3)
+    outcome = boot(_wished(Record(("a",), a=GOOD), wish), rescue=True)
+    assert (outcome.started, _starts(outcome)) == (["a"], replace(wish, loads=1))
 
 
 def test_a_wish_for_a_rescue_system_that_is_destroyed_starts_a_slot(boot: Boot) -> None:
@@ -334,3 +334,50 @@ def test_rescue_starts_when_no_slot_is_live(boot: Boot) -> None:
 def test_rescue_starts_when_the_good_slot_cannot_be_loaded_nor_the_other(boot: Boot) -> None:
     assert boot(RECORDS["factory"], {}, rescue=True).started == ["rescue"]
     assert boot(RECORDS["lost"], {}, rescue=True).started == ["rescue"]
+
+
+ONE = Record(("a",), a=GOOD)
+
+
+def _starts(outcome: Outcome) -> Starts:
+    return parse(outcome.environment[OFFSET : OFFSET + SIZE])
+
+
+def test_loads_of_a_good_slot_are_counted_and_the_sixth_is_rescues(boot: Boot) -> None:
+    environment = _wished(ONE, Starts(image="ab" * 16, starts=2))
+    for loads in range(1, MOST_LOADS + 1):
+        outcome = boot(environment, rescue=True)
+        assert outcome.started == ["a"]
+        assert _starts(outcome) == Starts(image="ab" * 16, starts=2, loads=loads)
+        assert outcome.environment[:OFFSET] == environment[:OFFSET]
+        environment = outcome.environment
+    outcome = boot(environment, rescue=True)
+    assert (outcome.started, outcome.environment) == (["rescue"], environment)
+    assert boot(environment).started == ["a"]  # Rescue is destroyed, too.
+
+
+def test_with_the_record_lost_loads_are_counted_as_well(boot: Boot) -> None:
+    before = bytearray(_wished(ONE, Starts(loads=4)))
+    before[:512] = before[SECOND : SECOND + 512] = bytes(512)
+    outcome = boot(bytes(before), rescue=True)
+    assert (outcome.started, _starts(outcome).loads) == (["a"], 5)
+    assert boot(outcome.environment, rescue=True).started == ["rescue"]
+
+
+def test_a_trial_takes_a_try_and_counts_no_load(boot: Boot) -> None:
+    outcome = boot(_wished(_trial(2), Starts(loads=5)), rescue=True)
+    assert (outcome.started, _starts(outcome)) == (["b"], Starts(loads=5))
+
+
+@pytest.mark.parametrize("loads", [b"x", b"10", b""])
+def test_loads_in_a_record_that_is_not_valid_are_not_counted(boot: Boot, loads: bytes) -> None:
+    line = b"orbital_loads=" + loads + b"\n" if loads else b""
+    before = bytearray(_wished(ONE, Starts()))
+    before[OFFSET : OFFSET + SIZE] = _changed(to_bytes(Starts()), b"orbital_loads=0\n", line)
+    outcome = boot(bytes(before), rescue=True)
+    assert (outcome.started, outcome.environment) == (["a"], bytes(before))
+
+
+def test_a_disk_that_cannot_count_loads_starts_the_slot(boot: Boot) -> None:
+    before = _wished(ONE, Starts(loads=4))
+    assert boot(before, rescue=True, read_only=True).started == ["a"]

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.build
 
 INIT = Path("imager/initramfs/init")
 IMAGE = "0123456789abcdef" * 2
-WISH = Starts(rescue=True, reason="asked by root: a test", asked=1, image=IMAGE, starts=7)
+WISH = Starts(rescue=True, reason="asked by root: a test", asked=1, loads=4, image=IMAGE, starts=7)
 RECORDS = st.builds(
     Starts,
     rescue=st.booleans(),
@@ -28,6 +28,7 @@ RECORDS = st.builds(
     image=st.sampled_from(["", IMAGE]),
     starts=st.integers(0, 99),
     rescued=st.integers(0, 99),
+    loads=st.integers(0, 9),
 )
 
 
@@ -63,11 +64,12 @@ def shown(record: Starts) -> str:
     action = record.action
     return (
         f"[{'rescue' if record.rescue else ''}][{action}][{record.reason}][{record.asked}]"
+        f"[{record.loads}]"
         f"[{record.image}][{record.starts}][{record.rescued}]"
     )
 
 
-SHOW = 'echo "[$next][$action][$reason][$asked][$image][$starts][$rescued]"'
+SHOW = 'echo "[$next][$action][$reason][$asked][$loads][$image][$starts][$rescued]"'
 
 
 def parsed(shell: Path, work: Path, sectors: list[bytes]) -> list[str]:
@@ -118,6 +120,8 @@ def test_damage_reads_alike(
     ("old", "new"),
     [
         (b"orbital_asked=1\n", b"orbital_asked=01\n"),
+        (b"orbital_loads=4\n", b"orbital_loads=10\n"),
+        (b"orbital_loads=4\n", b""),
         (b"orbital_starts=7\n", b"orbital_starts=\n"),
         (b"orbital_starts=7\n", b"orbital_starts=07\n"),
         (b"orbital_rescued=0\n", b"orbital_rescued=100\n"),
@@ -201,6 +205,15 @@ def test_a_wish_or_an_open_action_restarts_into_rescue(shell: Path, tmp_path: Pa
         assert said.endswith("restart\n")
         assert (after.rescue, after.action, after.asked) == (True, wish.action, 1)
         assert after.reason == wish.reason
+
+
+def test_a_start_that_reaches_the_initramfs_takes_the_loaders_count_back(
+    shell: Path, tmp_path: Path
+) -> None:
+    _, after = consult(shell, tmp_path, to_bytes(Starts(loads=4, rescued=1)))
+    assert after == Starts(image=IMAGE, starts=1, rescued=1)
+    _, after = consult(shell, tmp_path, to_bytes(Starts(rescue=True, loads=5)))
+    assert (after.asked, after.loads) == (1, 0)
 
 
 def test_a_disk_that_cannot_be_written_boots_as_ever(shell: Path, tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from imager.signing import PeSigner, load_pe_signer
 from imager.tools import Tools
 from manifests.board import Board
 from manifests.catalogue import find, load_board
+from recovery.artifacts.check import check
+from recovery.artifacts.content import Artifact, Checked, DamageError
 from recovery.bootcontrol.recorded import GOOD, Record, Recorded
 from recovery.bootcontrol.uboot import UbootEnvironment
 from recovery.device import DeviceConfig
@@ -115,6 +117,23 @@ def test_every_part_of_the_artifact_has_a_hash(
         assert f"({name})" in listing
     assert listing.count("sha256") == 3
     assert "Load Address: 0x40400000" in listing
+
+
+def test_rescue_finds_damage_in_an_artifact(
+    arm: Board, ingredients: Ingredients, signer: PeSigner, tools: Tools, tmp_path: Path
+) -> None:
+    kernel = msgspec.structs.replace(arm.kernel, device_tree="maker/board.dtb")
+    own = replace(ingredients, board=msgspec.structs.replace(arm, kernel=kernel))
+    tree = replace(own, device_tree=tmp_path / "own.dtb")
+    packed = replace(tree, packed=True)
+    for name, made in (("plain", ingredients), ("tree", tree), ("packed", packed)):
+        UBootFirmware().build_artifact(made, tmp_path / name, signer, tools)
+        data = (tmp_path / name).read_bytes()
+        assert check("fit", Artifact.of(data + bytes(4096))) == Checked(len(data))
+        for at in (0, 4, data.index(b"orbital.roothash"), data.index(b"files")):
+            changed = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+            with pytest.raises(DamageError):
+                check("fit", Artifact.of(changed))
 
 
 def test_the_same_inputs_give_the_same_bytes(

@@ -27,7 +27,7 @@ from recovery.bootcontrol.recorded import GOOD, Count, Record
 from recovery.device import DeviceConfig
 from recovery.process import run
 from recovery.slots import SLOTS, Slot
-from recovery.starts import OFFSET, SIZE, Starts, parse, to_bytes
+from recovery.starts import MOST_LOADS, OFFSET, SIZE, Starts, parse, to_bytes
 from recovery.value import replace
 from tests.recovery import loaders
 
@@ -339,7 +339,7 @@ def test_a_wish_in_the_start_record_starts_rescue_and_is_counted(boot: Boot, wis
 def test_a_wish_that_was_counted_three_times_is_none(boot: Boot) -> None:
     wish = Starts(rescue=True, asked=3)
     outcome = boot(BOARDS[0], rescue=True, wish=wish)
-    assert (outcome.started, outcome.wish) == (["a"], wish)
+    assert (outcome.started, outcome.wish) == (["a"], replace(wish, loads=1))
 
 
 def test_a_wish_for_a_rescue_system_that_is_destroyed_starts_a_slot(boot: Boot) -> None:
@@ -359,3 +359,38 @@ def test_rescue_starts_when_no_slot_is_live(boot: Boot) -> None:
 def test_rescue_starts_when_the_good_slot_cannot_be_loaded_nor_the_other(boot: Boot) -> None:
     outcome = boot(BOARDS[0], _record(Record(("a",), a=GOOD)), {}, rescue=True)
     assert (outcome.started, outcome.tried) == (["rescue"], ["a", "a", "rescue"])
+
+
+ONE = _record(Record(("a",), a=GOOD))
+
+
+def test_loads_of_a_good_slot_are_counted_and_the_sixth_is_rescues(boot: Boot) -> None:
+    starts = Starts(image="ab" * 16, starts=2)
+    for loads in range(1, MOST_LOADS + 1):
+        outcome = boot(BOARDS[0], ONE, rescue=True, wish=starts)
+        assert (outcome.started, outcome.environment) == (["a"], ONE)
+        assert outcome.wish == replace(starts, loads=loads)
+        starts = outcome.wish
+    outcome = boot(BOARDS[0], ONE, rescue=True, wish=starts)
+    assert (outcome.started, outcome.wish) == (["rescue"], starts)
+    # Rescue is destroyed, too.
+    assert boot(BOARDS[0], ONE, wish=starts).tried == ["rescue", "a"]
+
+
+@pytest.mark.parametrize("name", BOARDS[1:])
+def test_loads_are_counted_on_every_board(boot: Boot, name: str) -> None:
+    starts = Starts(rescued=2, loads=MOST_LOADS - 1)
+    counted = boot(name, ONE, rescue=True, wish=starts).wish
+    assert counted == replace(starts, loads=MOST_LOADS)
+    assert boot(name, ONE, rescue=True, wish=counted).started == ["rescue"]
+
+
+def test_a_trial_takes_a_try_and_counts_no_load(boot: Boot) -> None:
+    trial = _record(Record(("b", "a"), a=GOOD, b=Count(left=2)))
+    outcome = boot(BOARDS[0], trial, rescue=True, wish=Starts(loads=5))
+    assert (outcome.started, outcome.wish) == (["b"], Starts(loads=5))
+
+
+def test_a_disk_that_cannot_count_loads_starts_the_slot(boot: Boot) -> None:
+    outcome = boot(BOARDS[0], ONE, read_only=True, rescue=True, wish=Starts(loads=3))
+    assert (outcome.started, outcome.wish.loads) == (["a"], 3)

@@ -13,7 +13,10 @@ from imager.signing import load_pe_signer, verify_pe
 from imager.tools import Tools
 from manifests.board import Board, Watchdog
 from manifests.catalogue import load_board
+from recovery.artifacts.check import check
+from recovery.artifacts.content import Artifact, Checked, DamageError
 from recovery.errors import ManifestError
+from tests.recovery.artifacts import make_uki
 
 ROOT_HASH = "4953ba365f5972bed9ff82f93b6223c5253a3d98fd59726cb0ccc7f917b9e385"
 
@@ -99,6 +102,35 @@ def test_the_artifact_holds_what_it_was_given_and_is_signed(
         ".linux", ".initrd", ".sbat",
     ):  # fmt: skip
         assert expected in inspected
+
+
+def test_rescue_finds_damage_in_an_artifact(tools: Tools, keys: Path, tmp_path: Path) -> None:
+    data = _build(tools, keys, tmp_path / "build").read_bytes()
+    assert check("uki", Artifact.of(data), must_be_signed=True) == Checked(len(data))
+    for at in (0, 60, 600, data.index(b"orbital.roothash"), data.index(b"initramfs content"), -400):
+        place = at % len(data)
+        changed = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+        with pytest.raises(DamageError):
+            check("uki", Artifact.of(changed))
+    with pytest.raises(DamageError):
+        check("uki", Artifact.of(data[:-4096]))
+
+
+def test_an_external_program_s_signature_is_read_as_well(
+    tools: Tools, keys: Path, tmp_path: Path
+) -> None:
+    """With certificates that it adds, and another hash algorithm."""
+    unsigned = tmp_path / "unsigned.efi"
+    unsigned.write_bytes(make_uki("x", b"kernel"))
+    certificate, key = keys / "secure-boot/db.pem", keys / "secure-boot/db.key"
+    for algorithm in ("sha1", "sha256", "sha384", "sha512"):
+        signed = tmp_path / f"{algorithm}.efi"
+        tools.run(
+            "osslsigncode", "sign", "-nolegacy", "-h", algorithm, "-certs", certificate,
+            "-key", key, "-in", unsigned, "-out", signed,
+        )  # fmt: skip
+        data = signed.read_bytes()
+        assert check("uki", Artifact.of(data)) == Checked(len(data))
 
 
 def test_the_artifact_is_the_same_bytes_wherever_it_is_built(

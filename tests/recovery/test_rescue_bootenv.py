@@ -9,7 +9,9 @@ import pytest
 
 from imager.firmware.grub_environment import factory_environment
 from recovery import process
+from recovery.bootcontrol import ubootenv
 from recovery.bootcontrol.open import BOOT_DIRECTORY, open_in_rescue
+from recovery.bootcontrol.recorded import GOOD, Record
 from recovery.device import DeviceConfig
 from recovery.errors import BootControlError
 from recovery.fat import sectors_per_cluster
@@ -216,6 +218,65 @@ def test_only_blocks_of_the_loader_that_differ_are_written(raw: Path) -> None:
     assert data.startswith(image.read_bytes() + b"behind the loader")
     restore(image, partition, ignore)
     assert partition.read_bytes() == data
+
+
+U_BOOT = dataclasses.replace(GRUB, boot_control="u-boot")
+
+
+@pytest.fixture(params=[12, 16, 32])
+def scripted(raw: Path, request: pytest.FixtureRequest) -> Path:
+    """A device with U-Boot, whose partition firmware is a FAT with the script."""
+    image = raw / bootenv.LOADER / bootenv.FIRMWARE_IMAGE
+    size = {12: 1 << 20, 16: 3 << 20, 32: 36 << 20}[request.param]
+    with image.open("wb") as out:
+        out.truncate(size)
+    process.run(["mkfs.vfat", "-F", str(request.param), "-s", "1", "-n", "FIRMWARE", image])
+    (raw / "boot.scr").write_bytes(bytes(range(251)) * 24)
+    process.run(["mcopy", "-i", image, raw / "boot.scr", "::/boot.scr"])
+    (raw / "dev/vda1").write_bytes(image.read_bytes() + bytes(4096))
+    variables = ubootenv.with_record((), Record(("a",), a=GOOD))
+    record = ubootenv.encode(ubootenv.Environment(1, variables))
+    (raw / "dev/vda2").write_bytes(record.ljust(1 << 20, b"\0"))
+    return raw
+
+
+def test_files_that_u_boot_keeps_beside_its_script_are_no_damage(scripted: Path) -> None:
+    (scripted / "variables").write_bytes(b"U-Boot's" * 40)
+    partition, kept = scripted / "dev/vda1", scripted / "variables"
+    process.run(["mcopy", "-i", partition, kept, "::/ubootefi.var"])
+    image = scripted / bootenv.LOADER / bootenv.FIRMWARE_IMAGE
+    assert list(changed(image, scripted / "dev/vda1"))
+    before = (scripted / "dev/vda1").read_bytes()
+    said: list[str] = []
+    assert environment_of(scripted, U_BOOT).condition(said.append) == "whole"
+    environment_of(scripted, U_BOOT).repair(said.append)
+    assert said == []
+    assert (scripted / "dev/vda1").read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["script", "gone", "boot sector", "first table", "noise"])
+def test_a_script_that_u_boot_would_not_find_is_put_back(scripted: Path, damage: str) -> None:
+    partition = scripted / "dev/vda1"
+    data = bytearray(partition.read_bytes())
+    match damage:
+        case "script":
+            data[data.index(bytes(range(200))) + 5000] ^= 1
+        case "gone":
+            data[data.index(b"BOOT    SCR")] = 0xE5
+        case "boot sector":
+            data[3] ^= 1
+        case "first table":
+            reserved = int.from_bytes(data[14:16], "little") * 512
+            data[reserved : reserved + 512] = bytes(512)
+        case _:
+            data[: 1 << 19] = b"\xa5" * (1 << 19)
+    partition.write_bytes(data)
+    environment = environment_of(scripted, U_BOOT)
+    said: list[str] = []
+    assert environment.condition(said.append) == "damaged"
+    assert "partition firmware" in said[0]
+    environment.repair(ignore)
+    assert environment.condition(ignore) == "whole"
 
 
 def test_a_lost_record_is_made_again_with_nothing_that_starts(raw: Path) -> None:

@@ -96,6 +96,18 @@ def test_a_reason_is_not_kept_for_a_later_visit(root: Path) -> None:
     assert record(root) == Starts()
 
 
+@pytest.mark.parametrize(("loads", "told"), [(4, False), (5, True)])
+def test_rescue_that_came_because_no_kernel_did_does_not_wait_for_a_person(
+    root: Path, loads: int, told: bool
+) -> None:
+    """The loader's script can count, not write a reason: without one it looks like a button."""
+    StartFile(root / "dev/vda2").save(Starts(loads=loads, rescued=1))
+    assert bool(begin(RESCUED, root).reason) == told
+    assert not begin(RESCUED, root).person
+    # Whatever becomes of this visit, the next start is an ordinary one.
+    assert record(root) == Starts(rescued=1)
+
+
 @pytest.mark.parametrize("data", [b"", b"[]", json.dumps({"person": 1}).encode()])
 def test_a_damaged_note_of_the_visit_is_made_again(root: Path, data: bytes) -> None:
     (root / FILE).parent.mkdir(parents=True)

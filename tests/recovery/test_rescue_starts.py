@@ -19,6 +19,7 @@ FULL = Starts(
     image="0123456789abcdef" * 2,
     starts=7,
     rescued=99,
+    loads=3,
 )
 
 
@@ -44,6 +45,7 @@ def test_the_text_is_the_one_that_the_loaders_read() -> None:
     assert to_bytes(FULL).rstrip(b"#") == (
         b"# GRUB Environment Block\n"
         b"orbital_asked=2\n"
+        b"orbital_loads=3\n"
         b"orbital_next=rescue\n"
         b"orbital_action=reset\n"
         b"orbital_reason=asked by anna: it smells\n"
@@ -63,6 +65,8 @@ def test_the_text_is_the_one_that_the_loaders_read() -> None:
         (b"reason=asked", b"reason=a\\ked"),
         (b"reason=asked", b"reason= sked"),
         (b"asked=2", b"asked=10"),
+        (b"loads=3", b"loads=x"),
+        (b"orbital_loads=3\n", b""),
         (b"starts=7", b"starts=07"),
         (b"starts=7", b"starts=100"),
         (b"image=0123", b"image=012"),
@@ -101,12 +105,13 @@ def test_a_torn_write_leaves_a_record_that_means_something(
             file.save(Starts())
         found = file.load()
         # Not a promise of disks, which write a sector whole, and still harmless.
-        assert found in (FULL, replace(FULL, asked=0), Starts()) or not found.rescue
+        torn_ones = (replace(FULL, asked=0), replace(FULL, asked=0, loads=0))
+        assert found in (FULL, *torn_ones, Starts()) or not found.rescue
 
 
 def test_a_healthy_start_clears_all_counts_but_a_volatile_one_remembers_rescue() -> None:
-    assert healthy(FULL) == replace(FULL, asked=0, image="", starts=0, rescued=0)
-    assert healthy(FULL, volatile=True) == replace(FULL, image="", starts=0)
+    assert healthy(FULL) == replace(FULL, asked=0, image="", starts=0, rescued=0, loads=0)
+    assert healthy(FULL, volatile=True) == replace(FULL, image="", starts=0, loads=0)
 
 
 def test_only_a_wish_is_a_person() -> None:
@@ -120,3 +125,8 @@ def test_a_healthy_start_ends_a_wish_that_the_loader_never_fulfilled() -> None:
     asked = replace(FULL, asked=3)
     assert healthy(asked) == Starts()
     assert healthy(replace(FULL, asked=2)).rescue
+
+
+def test_the_bytes_that_u_boots_script_changes_are_where_the_format_says() -> None:
+    data = to_bytes(FULL)
+    assert (data[39:40], data[55:56]) == (b"2", b"3")

@@ -20,6 +20,7 @@ from recovery.rescue.diagnosis import Site
 from recovery.slots import BootControl, Slot
 from recovery.starts import StartFile, Starts
 from recovery.state import StateRecord, StateStore
+from tests.recovery.artifacts import make_artifact, make_unhashed
 from tests.updater.images import BuiltImage, content, root_image
 from tests.updater.publisher import NOW, Publisher
 from updater.device import ANCHOR
@@ -42,12 +43,18 @@ class Notes(SilentReporter):
         self.lines.append(text)
 
 
-def build(publisher: Publisher, version: str, loader: str = "systemd-boot") -> BuiltImage:
-    """An image whose boot artifact names its root image, as the initramfs reads it."""
+def build(
+    publisher: Publisher, version: str, loader: str = "systemd-boot", *, hashed: bool = True
+) -> BuiltImage:
+    """An image whose boot artifact names its root image, as the initramfs reads it.
+
+    hashed: the artifact carries what it can be checked by.
+    """
     data = content(f"root {version}", 80 * 4096)
     root_hash = root_image(data)[1]
-    words = f"kernel {version} orbital.roothash={root_hash} orbital.hashoffset={len(data)} ro\0"
-    boot = words.encode() + content(f"boot {version}", 100_000)
+    words = f"orbital.roothash={root_hash} orbital.hashoffset={len(data)} ro"
+    make = make_artifact if hashed else make_unhashed
+    boot = make(LOADERS[loader], words, content(f"boot {version}", 100_000))
     built = publisher.build(version, data=data, boot=boot)
     return with_kind(built, LOADERS[loader])
 

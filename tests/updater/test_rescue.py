@@ -125,17 +125,63 @@ def test_the_visits_go_on_from_slot_to_slot_and_then_to_a_newer_version(
     assert device.control.active_slot() == "b"
 
 
-def test_rot_in_a_boot_artifact_that_nobody_can_see_is_repaired_at_the_third_visit(
-    device: RescueDevice, image: BuiltImage
-) -> None:
+def rot_artifact(device: RescueDevice, offset: int) -> None:
+    """Changes three bytes of slot a's boot artifact."""
     with device.artifact("a").open("r+b") as file:
-        file.seek(50_000)
-        file.write(b"rot")
+        file.seek(offset)
+        found = file.read(3)
+        file.seek(offset)
+        file.write(bytes(byte ^ 0xFF for byte in found))
+
+
+@pytest.mark.parametrize("offset", [0, 50_000])
+def test_rot_in_a_boot_artifact_is_repaired_at_once(
+    device: RescueDevice, image: BuiltImage, offset: int
+) -> None:
+    rot_artifact(device, offset)
+    assert "boot artifact" in device.course().site.content("a").damage
     restarts(device, asked())
-    assert device.control.active_slot() == "a" and not device.holds("a", image)
-    restarts(device)
     assert device.holds("a", image)
     assert device.control.slot_state("a") == COUNTED
+
+
+def test_a_damaged_boot_artifact_gives_way_to_a_whole_other_slot(device: RescueDevice) -> None:
+    put_beside(device, build(device.publisher, "0.9", device.loader), "0.9")
+    rot_artifact(device, 50_000)
+    restarts(device, asked())
+    assert device.control.active_slot() == "b"
+
+
+@pytest.mark.parametrize("loader", ["systemd-boot", "grub"], indirect=True)
+def test_rot_in_a_boot_artifact_without_hash_is_repaired_at_the_next_visit(
+    device: RescueDevice,
+) -> None:
+    older = build(device.publisher, "0.9", device.loader, hashed=False)
+    device.publisher.publish(older)
+    device.fill("a", older)
+    known = device.store.generations.load(1)
+    assert known is not None
+    root_hash = older.index.root.root_hash
+    device.store.generations.write(replace(known, number=2, version="0.9", root_hash=root_hash))
+    device.store.save(StateRecord(next_generation=3, committed=2))
+    rot_artifact(device, 50_000)
+    said = restarts(device, asked())
+    assert "cannot be checked further" in said
+    assert device.control.active_slot() == "a" and not device.holds("a", older)
+    restarts(device)
+    assert device.holds("a", older)
+    assert device.control.slot_state("a") == COUNTED
+
+
+@pytest.mark.parametrize("loader", ["systemd-boot"], indirect=True)
+def test_under_secure_boot_an_unsigned_boot_artifact_is_damage(device: RescueDevice) -> None:
+    device.fill("a", build(device.publisher, "0.9", device.loader, hashed=False))
+    assert device.course().site.content("a").whole
+    variables = device.root / "sys/firmware/efi/efivars"
+    variables.mkdir(parents=True)
+    name = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+    (variables / name).write_bytes(b"\6\0\0\0\1")
+    assert "not signed" in device.course().site.content("a").damage
 
 
 def test_without_any_record_the_newest_version_is_installed(device: RescueDevice) -> None:
