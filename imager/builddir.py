@@ -11,7 +11,7 @@
       interface.json     what it promises to feature packages (`manifests.interface`)
       device.json        for the factory: what the device is,
       loader/            and what its firmware starts before the slots
-      rescue.img         its partition rescue, if the board has one
+      rescue.img         its partition rescue, if the board has one, unless --no-rescue
     OUT/.SYSTEM_VERSION_BOARD.PID.partial   being written by process PID, or left by a kill
 """
 

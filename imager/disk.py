@@ -87,7 +87,7 @@ def _check(factory: Factory) -> None:
         raise ManifestError(
             f"cannot make a disk from {build}: it has no rescue.img",
             details=f"board {board.board} has a partition with role rescue",
-            resolution="build the image again",
+            resolution="build the image again, without --no-rescue",
         )
     slot = layout.extent(board.slot_partition("a").label)
     length = (build / "root.img").stat().st_size

@@ -62,7 +62,8 @@ class Workshop:
     signer: for boot artifacts. trust_root: TUF root metadata that devices start
     from. built: SOURCE_DATE_EPOCH of the image, seconds since the epoch.
     publishers: packages/ of the key directory: whose feature packages devices
-    accept; None for nobody's. level: zstd level of the published segments.
+    accept; None for nobody's. level: zstd level of the published segments. rescue: the
+    rescue system, which only a factory disk needs, is built too.
     """
 
     cache: Cache
@@ -75,6 +76,7 @@ class Workshop:
     refresh: bool = False
     level: int = LEVEL
     publishers: Path | None = None
+    rescue: bool = True
 
 
 def build_image(product: Product, output: Path, workshop: Workshop) -> Path:
@@ -247,8 +249,8 @@ def _loader(product: Product, workshop: Workshop) -> Path:
 
 
 def _rescue(product: Product, kernel: Kernel, loader: Path, workshop: Workshop) -> Path | None:
-    """The image of the partition rescue; None for a board without one."""
-    if product.board.rescue_partition is None:
+    """The image of the partition rescue; None for a board without one, or when nobody wants it."""
+    if product.board.rescue_partition is None or not workshop.rescue:
         return None
     return build_rescue(product, rescue_base(product, workshop), kernel, loader, workshop)
 

@@ -80,6 +80,11 @@ def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     build.add_argument(
         "--refresh", action="store_true", help="ask the mirror for newer Debian packages"
     )
+    build.add_argument(
+        "--no-rescue",
+        action="store_true",
+        help="an image for updates only: without the rescue system, which factory disks need",
+    )
     build.set_defaults(handler=_build)
 
 
@@ -114,6 +119,7 @@ def _build(args: argparse.Namespace, output: Output) -> int:
         reporter=output.reporter,
         refresh=args.refresh,
         publishers=args.keys / "packages",
+        rescue=not args.no_rescue,
     )
     build = build_image(product, args.output, workshop)
     _report(build, output)

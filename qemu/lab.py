@@ -123,8 +123,10 @@ class Lab:
         directory = self.builds / product.name
         if directory.exists():
             return directory
+        # The factory's image only: devices are given the others as updates.
+        workshop = replace(self.workshop, rescue=version == self.version)
         try:
-            return build_image(product, self.builds, self.workshop)
+            return build_image(product, self.builds, workshop)
         except FetchError as error:
             if "-security" not in error.details:
                 raise
@@ -132,7 +134,7 @@ class Lab:
             # here is for tests only; a product's build stops there (`imager.mirror`).
             self.reporter.message(f"without security updates: {error.brief}")
             mirror = replace(find_mirror(), security="")
-            return build_image(product, self.builds, replace(self.workshop, mirror=mirror))
+            return build_image(product, self.builds, replace(workshop, mirror=mirror))
 
     def offer(
         self,

@@ -9,11 +9,13 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from imager.cache import Cache, default_directory
+from imager.disk import build_factory_disk
 from imager.image import Workshop, build_image, read_index
 from imager.keys import make_development_keys
 from imager.repository.anchor import make_anchor, read_anchor
@@ -22,6 +24,7 @@ from imager.signing import load_pe_signer, verify_pe
 from imager.tools import Tools, prepare_tools
 from manifests.catalogue import Product, load_product
 from recovery.device import decode
+from recovery.errors import ManifestError
 
 pytestmark = pytest.mark.build
 
@@ -173,12 +176,16 @@ def test_a_change_of_one_line_reuses_what_it_does_not_touch(tmp_path: Path, keys
         gateway(f"1.{number}"), tmp_path, workshop(default_directory(), keys, Log())
     )
     log = Log()
-    second = build_image(
-        gateway(f"1.{number + 1}"), tmp_path, workshop(default_directory(), keys, log)
-    )
-    # The rescue system knows which version came with it.
-    assert set(log.done) == {"root", "boot", "segments", "rescue-root", "rescue", "output"}
+    # An update: the rescue system, which knows the version that it came with, is the factory's.
+    bench = replace(workshop(default_directory(), keys, log), rescue=False)
+    second = build_image(gateway(f"1.{number + 1}"), tmp_path, bench)
+    assert set(log.done) == {"root", "boot", "segments", "output"}
     assert {"tools", "base", "kernel", "initramfs", "loader"} <= set(log.cached)
+    with pytest.raises(ManifestError, match=r"no rescue\.img") as refused:
+        build_factory_disk(
+            second, gateway().board, tmp_path / "disk.img", bench.tools, reporter=log
+        )
+    assert "--no-rescue" in refused.value.resolution
     before = {segment.sha256 for segment in read_index(first).root.stream.segments}
     after = read_index(second).root.stream.segments
     assert sum(segment.sha256 in before for segment in after) > len(after) // 2
