@@ -152,8 +152,8 @@ def _from(source: str | None) -> tuple[str, ...]:
     return ("--source", source) if source else ()
 
 
-def plug_stick(machine: Machine, image: Path) -> str:
-    """Plugs a USB stick with that raw image in and mounts it; returns where."""
+def insert_stick(machine: Machine, image: Path) -> None:
+    """Plugs a USB stick with that raw image in."""
     machine.qmp.execute(
         "blockdev-add",
         {
@@ -164,6 +164,11 @@ def plug_stick(machine: Machine, image: Path) -> str:
         },
     )
     machine.qmp.execute("device_add", {"driver": "usb-storage", "id": "stick0", "drive": "stick"})
+
+
+def plug_stick(machine: Machine, image: Path) -> str:
+    """Plugs a USB stick with that raw image in and mounts it; returns where."""
+    insert_stick(machine, image)
     mount = "/run/stick"
     machine.run(
         f"mkdir -p {mount}; for try in $(seq 60); do"

@@ -54,12 +54,12 @@ class Server:
     """Serves a directory; on from the `with` block or `start`, always at the same port.
 
     root: the directory. logs: where access.log and nginx.log go; must exist.
-    port: on the host's loopback; the guest reaches it at `url`.
+    port: on the host's loopback, another one if that is taken; the guest reaches it at `url`.
     """
 
-    def __init__(self, root: Path, logs: Path) -> None:
+    def __init__(self, root: Path, logs: Path, port: int = 0) -> None:
         self.root = root
-        self.port = _free_port()
+        self.port = _free_port(port)
         self._logs = logs
         self._work = tempfile.TemporaryDirectory(prefix="orbital-", dir="/tmp")
         self._process: subprocess.Popen[bytes] | None = None
@@ -184,9 +184,13 @@ class Server:
             deadline.pause(0.02)
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+def _free_port(wanted: int) -> int:
+    """The wanted port, when it is free and not 0."""
+    try:
+        with socket.create_server(("127.0.0.1", wanted)) as probe:
+            return int(probe.getsockname()[1])
+    except OSError:
+        return _free_port(0)
 
 
 def _word(path: Path) -> str:

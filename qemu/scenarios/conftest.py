@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from qemu.device import Device
 from qemu.fixtures import MachineFactory, SnapshotStore
 from qemu.lab import Lab
 from qemu.machine import Machine
+from qemu.scenarios.rescuing import Bench, Station
 from qemu.server import Server
 from qemu.snapshot import Snapshot
 
@@ -105,3 +107,35 @@ def stocked(stocked_device: Snapshot, machines: MachineFactory) -> Device:
 def shop(stock: Lab, serve: Callable[[Path], Server]) -> Server:
     """A web server with the packages."""
     return serve(stock.repository)
+
+
+@pytest.fixture(scope="session")
+def stations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Station]]:
+    """The product with a rescue system, by board; each made once a session."""
+    made: dict[str, Station] = {}
+
+    def station(board: str) -> Station:
+        if board not in made:
+            made[board] = Station(tmp_path_factory.mktemp("station"), board)
+        return made[board]
+
+    yield station
+    for station_made in made.values():
+        station_made.close()
+
+
+@pytest.fixture
+def bench(
+    request: pytest.FixtureRequest, artifacts: Path, stations: Callable[[str], Station]
+) -> Iterator[Callable[..., Bench]]:
+    """Makes a machine, off, of the board that is the parameter; see `Bench.of`."""
+    made: list[Bench] = []
+
+    def make(*, settled: bool, **options: Any) -> Bench:
+        directory = artifacts / f"machine-{len(made) + 1}"
+        made.append(Bench.of(stations(request.param), directory, settled=settled, **options))
+        return made[-1]
+
+    yield make
+    for bench_made in made:
+        bench_made.machine.kill()

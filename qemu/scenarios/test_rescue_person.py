@@ -1,0 +1,173 @@
+"""The rescue system with a person: what it asks for, a stick, a login, an erased device."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from qemu.device import insert_stick
+from qemu.hardware import Forward
+from qemu.scenarios.rescuing import (
+    BACK_SECONDS,
+    BOARDS,
+    MENU,
+    RESCUE_SECONDS,
+    Bench,
+    free_port,
+    make_key,
+)
+from qemu.storage import export_raw
+from recovery import process
+from recovery.process import Completed
+
+pytestmark = [pytest.mark.boot, pytest.mark.campaign]
+
+Make = Callable[..., Bench]
+every_board = pytest.mark.parametrize("bench", BOARDS, indirect=True)
+uefi = pytest.mark.parametrize("bench", BOARDS[:1], indirect=True)
+SECRET = b"the secret of this device, "
+
+
+@every_board
+def test_without_slots_and_network_it_says_what_to_bring(bench: Make, tmp_path: Path) -> None:
+    """A stick with the repository, then, and nothing else."""
+    alone = bench(settled=True, network=False)
+    station = alone.station
+    alone.damage("root-a", "root-b")
+    alone.machine.start()
+    alone.machine.wait_console("waiting for a person", RESCUE_SECONDS)
+    alone.machine.wait_console(MENU, RESCUE_SECONDS)
+    product = station.lab.product
+    said = (
+        "orbital: rescue: bring a stick (FAT or ext4) with the repository of system "
+        f"{product.manifest.system} for board {product.board.board}, whole: metadata/, targets/ "
+        f"and chunks/; or connect the network, so that {station.server.url} can be reached"
+    )
+    assert said in alone.machine.console.text
+    assert re.search("slot a: damaged: .*committed", alone.machine.console.text)
+    insert_stick(alone.machine, station.stick(tmp_path))
+    mark = alone.machine.console.mark
+    alone.type("2")
+    alone.machine.wait_console("installed into slot a", BACK_SECONDS, mark)
+    status = alone.back().status()
+    assert (status["slot"], status["version"]) == ("a", station.lab.version)
+    assert status["committed"] is True
+
+
+class Login:
+    """An SSH client for the rescue system, with one of two keys."""
+
+    def __init__(self, port: int, key: Path) -> None:
+        self.port, self.key = port, key
+
+    def run(self, command: str, *, key: Path | None = None, timeout: float = 300) -> Completed:
+        """Runs a command there. The machine's key is new at every start: none is known."""
+        options = (
+            *("-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "LogLevel=ERROR"),
+            *("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"),
+            *("-o", "ConnectTimeout=120", "-o", "ServerAliveInterval=10"),
+            *("-F", "/dev/null", "-p", str(self.port)),
+        )
+        whose = key or self.key
+        return process.run(
+            ["ssh", *options, "-i", str(whose), "root@127.0.0.1", command],
+            timeout=timeout,
+            check=False,
+        )
+
+
+@uefi
+def test_a_login_is_for_the_manifests_keys_only(
+    bench: Make, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """And does what the console does; what the rescue system takes of memory is measured by it."""
+    port = free_port()
+    wished = bench(settled=True, forwards=[Forward(port, 22)])
+    login = Login(port, wished.station.key)
+    make_key(tmp_path / "stranger")
+    wished.machine.start()
+    wished.back().orbital("system", "rescue", "--reason", "a look around", check=False)
+    wished.machine.wait_console(MENU, RESCUE_SECONDS)
+    assert login.run("hostname").stdout == "rescue\n"
+    refused = login.run("hostname", key=tmp_path / "stranger")
+    assert (refused.returncode, refused.stdout) == (255, "")
+    assert "Permission denied" in refused.stderr
+    rest = _figures(login.run(f"{MEMORY}; echo root $(held); echo used $(used)").stdout)
+    found = login.run("orbital rescue diagnose --json", timeout=RESCUE_SECONDS)
+    assert json.loads(found.stdout)["slots"]["a"]["whole"] is True
+    # Nothing of the slot is right: all of it is fetched, which takes the most memory.
+    damage = f"{MEMORY}; dd if=/dev/urandom of=$(node root-a) bs=1M count=400 conv=fsync"
+    assert login.run(damage, timeout=RESCUE_SECONDS).returncode == 0
+    wished.type("3")
+    # Ends with the restart.
+    peaks = _figures(login.run(f"{MEMORY}; while sleep 0.3; do higher; done").stdout)
+    assert "installed into slot a" in wished.machine.console.text
+    assert wished.back().status()["committed"] is True
+    idle, peak = (figures["used"] - rest["root"] for figures in (rest, peaks))
+    record_property("memory, KiB", {"root": rest["root"], "at rest": idle, "at most": peak})
+    assert peak <= MOST_MEMORY
+
+
+# In the rescue system's shell. KiB; the root is a file in memory behind a loop device.
+MEMORY = r"""
+used() {
+    while read -r name value unit; do
+        case $name in
+            MemTotal:) total=$value ;;
+            MemAvailable:) echo $((total - value)); return ;;
+        esac
+    done < /proc/meminfo
+}
+held() { read -r sectors < /sys/block/loop0/size; echo $((sectors / 2)); }
+node() {
+    for file in /sys/class/block/*/uevent; do
+        if grep -q "^PARTNAME=$1\$" "$file"; then sed -n 's/DEVNAME=/\/dev\//p' "$file"; fi
+    done
+}
+peak=0
+higher() {
+    now=$(used)
+    if [ "$now" -gt "$peak" ]; then peak=$now; echo "used $peak"; fi
+}
+"""
+MOST_MEMORY = 64 << 10
+
+
+def _figures(text: str) -> dict[str, int]:
+    """The last figure of each name."""
+    return {line.split()[0]: int(line.split()[1]) for line in text.splitlines()}
+
+
+@pytest.mark.parametrize("discard", [True, False])
+@uefi
+def test_what_was_erased_is_nowhere_on_the_disk(bench: Make, tmp_path: Path, discard: bool) -> None:
+    """Discarded where the disk can do that, else overwritten; no emulated one erases securely."""
+    disk = () if discard else ("-global", "virtio-blk-device.discard=off")
+    erased = bench(settled=True, extra=disk)
+    erased.machine.start()
+    device = erased.back()
+    # Whole blocks of it, and so many that they are in all parts of the disk.
+    erased.machine.run(
+        f"cd /var/lib; yes '{SECRET.decode()}' | head -c 200M > secret; sync", RESCUE_SECONDS
+    )
+    assert SECRET in _content(erased, tmp_path / "before")
+    device.orbital("system", "reset", "--erase", check=False)
+    words = "discarded: " if discard else "overwritten with zeros: "
+    erased.machine.wait_console(f"erase: {words}", RESCUE_SECONDS)
+    device = erased.back()
+    assert device.status()["version"] == erased.station.lab.version
+    assert erased.machine.run("test -e /var/lib/secret", check=False).returncode == 1
+    erased.cut()
+    assert SECRET not in _content(erased, tmp_path / "after")
+
+
+def _content(bench: Bench, output: Path) -> bytes:
+    """All that the disk shows."""
+    export_raw(bench.machine.disk, output)
+    data = output.read_bytes()
+    output.unlink()
+    return data
