@@ -68,7 +68,7 @@ class Station:
 
     @cached_property
     def settled(self) -> Path:
-        """A folder with disk.qcow2, and variables.fd with UEFI: of a device that was switched off."""
+        """A folder with disk.qcow2 and variables.fd, of a device that was switched off."""
         directory = self.lab.directory / "settled"
         directory.mkdir()
         with self.lab.machine(directory) as machine:
