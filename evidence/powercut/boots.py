@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from evidence.powercut.state import Files
+from evidence.powercut import visit
+from evidence.powercut.state import OWNED, Files
 from recovery import decide, plan
 from recovery.boot import BootReport, RunningImage
+from recovery.bootcontrol.open import BOOT_DIRECTORY
 from recovery.bootcontrol.systemd_boot import SystemdBoot
 from recovery.device import DEVICE_FILE, DeviceConfig, encode
-from recovery.early import choose
+from recovery.early import choose, parent_layer
 from recovery.generations import Generation
+from recovery.layer import prepare_layer
 from recovery.observe import view_of
 from recovery.service import Agent
 from recovery.slots import Slot
@@ -35,22 +39,25 @@ class Start:
 
     loader: it is there, whole. entries: name and content of each file of loader/entries, files
     that start something that is not there left out. artifacts, roots: root hash of the image
-    whose boot artifact, or whose root, a slot holds whole; "" for none.
+    whose boot artifact, or whose root, a slot holds whole; "" for none. record: the sector with
+    the start record; b"" when the device has none. rescue: the rescue system is whole.
     """
 
     loader: bool
     entries: tuple[tuple[str, bytes], ...]
     artifacts: tuple[str, str]
     roots: tuple[str, str]
+    record: bytes = b""
+    rescue: bool = False
 
 
 @dataclass(frozen=True)
 class End:
     """Where a device came to rest.
 
-    runs: the version that runs, and its packages; "" when nothing starts any more, problem says
-    why then. verdict: of the last boot. boots: until then. recovered: the state record was
-    made anew.
+    runs: the version that runs, its packages, and what an owner had changed; "" when nothing
+    starts any more, problem says why then. verdict: of the last boot. boots: until then.
+    recovered: the state record was made anew. visits: of the rescue system.
     """
 
     runs: str
@@ -58,12 +65,22 @@ class End:
     boots: int
     problem: str = ""
     recovered: bool = False
+    visits: int = 0
 
 
-def named(generation: Generation) -> str:
-    """What a generation consists of, in one line."""
+def named(generation: Generation, content: Collection[str]) -> str:
+    """What a generation consists of, in one line.
+
+    content: paths below /state/orbital; what an owner had changed is among them.
+    """
     packages = sorted(f"{entry.name} {entry.version}" for entry in generation.packages)
-    return " + ".join((generation.version, *packages))
+    folders = [f"layers/{e.name}/{e.state}/state/" for e in generation.packages]
+    owned = [path for path in content if path.endswith(f"/{OWNED}")]
+    kept = {folder.split("/")[1] for folder in folders for p in owned if p.startswith(folder)}
+    changes = [f"state of {name}" for name in sorted(kept)]
+    if f"etc/{generation.etc_layer}/upper/{OWNED}" in owned:
+        changes.append("/etc as changed")
+    return " + ".join((generation.version, *packages, *changes))
 
 
 class Device:
@@ -76,7 +93,7 @@ class Device:
         self._start = start
         # Its checks ask services that do not run here; whether they pass is the caller's to say.
         self._config = config = dataclasses.replace(config, health=())
-        self._esp = root / "esp"
+        self._esp = root / BOOT_DIRECTORY
         (self._esp / ENTRIES).mkdir(parents=True)
         (self._esp / "EFI/orbital").mkdir(parents=True)
         for slot, artifact in zip("ab", start.artifacts, strict=True):
@@ -87,23 +104,37 @@ class Device:
         self.store = StateStore(root / "state/orbital")
         self.store.root.mkdir(parents=True)
         for path, content in files.content.items():
-            (self.store.root / path).parent.mkdir(exist_ok=True)
+            (self.store.root / path).parent.mkdir(parents=True, exist_ok=True)
             (self.store.root / path).write_bytes(content)
+        for path in files.folders:
+            (self.store.root / path).mkdir(parents=True, exist_ok=True)
         self._images = files.images
-        (root / "run/orbital").mkdir(parents=True)
         (root / "proc/sys/kernel/random").mkdir(parents=True)
         (root / DEVICE_FILE.relative_to("/").parent).mkdir(parents=True)
         (root / DEVICE_FILE.relative_to("/")).write_bytes(encode(config))
         self._slot: Slot = "a"
+        self._starts = visit.make_partitions(root, start.record)
+        self._asked = False
         self._restarts = 0
         self._boots = 0
+        self._visits = 0
 
-    def rest(self, *, trials_die: bool) -> End:
-        """Boots until the device stays up; trials_die: every start of a trial ends in a reset."""
+    def rest(self, *, trials_die: bool, remembers: bool = False) -> End:
+        """Boots until the device stays up; trials_die: every start of a trial ends in a reset.
+
+        remembers: the firmware still knows what it was asked to start next; that is not on the
+        disk.
+        """
         recovered = False
+        self._asked = remembers and self._starts.load().rescue
         for count in range(1, MOST_BOOTS + 1):
             if not self._start.loader:
                 return End("", "", count, "no boot loader")
+            if self._asked:
+                self._asked = False
+                if problem := self._rescue():
+                    return End("", "", count, problem)
+                continue
             counted = self._load()
             if counted is None:
                 return End("", "", count, "no boot entry")
@@ -116,6 +147,8 @@ class Device:
                         "", "", count, f"slot {self._slot}, uncounted: its {why} is not whole"
                     )
                 continue
+            if self._asks_for_rescue(root):
+                continue
             known = self.store.read() is not None
             # Once the loader counts no longer, it is committed: that start is no trial's.
             agent, dead = self._early(root, trials_die=trials_die and counted)
@@ -127,7 +160,9 @@ class Device:
             if missing:
                 return End("", verdict, count, f"package images not whole: {sorted(missing)}")
             if verdict:
-                return End(named(agent.running), verdict, count, recovered=recovered)
+                paths = [str(p.relative_to(self.store.root)) for p in self.store.root.rglob("*")]
+                runs = named(agent.running, paths)
+                return End(runs, verdict, count, recovered=recovered, visits=self._visits)
         return End("", "", MOST_BOOTS, f"does not come to rest in {MOST_BOOTS} boots")
 
     @property
@@ -153,10 +188,30 @@ class Device:
         if before != after:
             (entries / before).rename(entries / after)
         self._slot = "a" if before.startswith("orbital-a") else "b"
+        self._next_boot()
+        return "+" in after
+
+    def _asks_for_rescue(self, root_hash: str) -> bool:
+        """The initramfs: counts this start, or restarts for the rescue system."""
+        if not self._config.rescue.partition:
+            return False
+        record, asks = visit.consult(self._starts.load(), root_hash)
+        self._starts.save(record)
+        self._asked = asks
+        return asks
+
+    def _rescue(self) -> str:
+        """The rescue system. Why it does not restart, or ""."""
+        if not self._start.rescue:
+            return "the rescue system is not whole"
+        self._visits += 1
+        self._next_boot()
+        return visit.enter(self._root, self._config, self._start.artifacts, self._start.roots)
+
+    def _next_boot(self) -> None:
         self._boots += 1
         boot_id = self._root / "proc/sys/kernel/random/boot_id"
         boot_id.write_text(f"replayed-boot-{self._boots}\n")
-        return "+" in after
 
     def _early(self, root_hash: str, *, trials_die: bool) -> tuple[Agent | None, bool]:
         """Early boot. Returns the agent, or None after giving up; and whether the start died."""
@@ -168,6 +223,7 @@ class Device:
             if isinstance(decide.give_up(view, choice.give_up), decide.GiveUp):
                 apply(plan.give_up(view, choice.give_up, 0), self.store, self.control)
                 return None, False
+        prepare_layer(self.store.root, generation.etc_layer, parent_layer(self.store, generation))
         report = BootReport(
             boot_id=boot_id,
             slot=self._slot,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from evidence.powercut.metadata import Repository, seen
 from evidence.powercut.state import MEMORY, Files, StateReader
 from evidence.powercut.table import find_table
 from qemu.errors import MachineError
+from recovery import starts
 from recovery.device import DeviceConfig
 
 # Without these nothing starts, or nothing ends a hang.
@@ -31,8 +33,11 @@ LOADER = (
 class Outcome:
     """Where the device comes to rest if all is well, and if no trial survives its start.
 
+    In the second case the firmware starts rescue by itself, where that was asked for; in the
+    first one a slot's initramfs finds the wish.
     problem: of the state file system; nothing was played then. untrusting: why the device can
-    not refresh its metadata. seen: versions of root and timestamp that it remembers.
+    not refresh its metadata. seen: versions of root and timestamp that it remembers. reset: a
+    person's wish for a factory reset was found.
     """
 
     well: End
@@ -40,6 +45,7 @@ class Outcome:
     problem: str = ""
     untrusting: str = ""
     seen: tuple[int, int] = (0, 0)
+    reset: bool = False
 
 
 class Judge:
@@ -112,12 +118,13 @@ class Judge:
             return Outcome(end, end, files.problem)
         root = Path(self._scratch.name) / "device"
         well = Device(root, start, files, self._config).rest(trials_die=False)
-        ill = Device(root, start, files, self._config).rest(trials_die=True)
+        ill = Device(root, start, files, self._config).rest(trials_die=True, remembers=True)
         untrusting = ""
         if self._repository is not None:
             self.counts["metadata refreshed"] += 1
             untrusting = self._repository.problem(files.content, root)
-        return Outcome(well, ill, untrusting=untrusting, seen=seen(files.content))
+        wished = bool(starts.parse(start.record).action)
+        return Outcome(well, ill, untrusting=untrusting, seen=seen(files.content), reset=wished)
 
     def start(self) -> Start:
         """What firmware and loader find on the disk as it is now."""
@@ -127,7 +134,16 @@ class Judge:
         if known is None:
             self.counts["distinct boot partitions"] += 1
             known = self._starts[key] = self._read_esp()
-        return Start(known.loader, known.entries, known.artifacts, roots)
+        return dataclasses.replace(
+            known, roots=roots, record=self._record(), rescue=not self._disk.keys.get("rescue", 1)
+        )
+
+    def _record(self) -> bytes:
+        """The sector with the start record."""
+        if self._config.rescue.record not in self._layout:
+            return b""
+        content = self._disk.partition(self._config.rescue.record)
+        return content[starts.OFFSET : starts.OFFSET + starts.SIZE].tobytes()
 
     def _room(self) -> int:
         """Bytes of the state partition, as the table has it; 0 when a partition is not found."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from evidence.powercut.metadata import Repository
 from evidence.powercut.replay import Recording
+from evidence.powercut.state import OWNED
 from imager.keys import make_development_keys
 from imager.repository.anchor import ANCHOR
 from imager.repository.keyring import KeyDirectory
@@ -18,7 +20,7 @@ from imager.repository.refresh import refresh
 from qemu import snapshot
 from qemu.blocklog import recorded
 from qemu.device import Device
-from qemu.errors import MachineError
+from qemu.errors import GuestRestarted, MachineError
 from qemu.lab import Lab
 from qemu.machine import Machine
 from qemu.server import Server
@@ -101,6 +103,30 @@ def _rotated(session: Session) -> None:
     refresh(session.lab.repository, KeyDirectory(fresh), rotate=True, old_keys=old)
 
 
+def _owned(session: Session) -> None:
+    """A package, and traces of an owner: in /etc, in the package's state, in /var."""
+    session.lab.offer_package("counter")
+    session.device.install(session.server.url, "counter")
+    session.device.machine.run(
+        f"for place in /etc /state/orbital/layers/counter/*/state/* /var/lib;"
+        f" do echo changed >$place/{OWNED}; done"
+    )
+
+
+def _reset(session: Session) -> None:
+    """The wish, the restart, what rescue does, and the first healthy start afterwards."""
+    machine = session.device.machine
+    before = machine.wait_shell(BOOT_SECONDS)
+    # It may restart before the command has ended.
+    with contextlib.suppress(GuestRestarted):
+        session.device.orbital("system", "reset", check=False)
+    machine.shell.wait(BOOT_SECONDS, not_boot=before)
+    session.calm()
+    machine.run(f"test ! -e /etc/{OWNED} && test -e /var/lib/{OWNED}")
+    if session.device.packages():
+        raise MachineError("cannot record: the factory reset has left packages")
+
+
 OPERATIONS = (
     Operation("update-delta", _delta, lambda s: s.update("2.0")),
     Operation("update", lambda s: s.lab.offer("2.0"), lambda s: s.update("2.0")),
@@ -123,6 +149,7 @@ OPERATIONS = (
         _rotated,
         lambda s: s.device.ask("system", "update", "--check", "--source", s.server.url),
     ),
+    Operation("factory-reset", _owned, _reset),
     Operation("first-boot", _nothing, _nothing, factory=True),
 )
 

@@ -175,12 +175,16 @@ def _count(
         problem = f"WRONG: comes to rest with {outcome.well.runs} / {outcome.ill.runs}"
     elif floor == 2 and reached < 2:
         problem = f"LOST: {runs[1]} had been committed, {outcome.ill.runs} runs"
+    elif not outcome.reset and (outcome.well.visits or outcome.ill.visits):
+        problem = "RESCUE: nobody asked for it, and it was needed"
     elif outcome.untrusting:
         problem = f"UNTRUSTING: {outcome.untrusting}"
     elif outcome.seen < durable:
         problem = f"FORGOTTEN: versions {durable} of metadata had been seen, now {outcome.seen}"
     elif reached < floor:
         counts["trials over because of the cut"] += 1
+    if outcome.reset:
+        counts["resets that rescue carried out after the cut"] += 1
     if problem:
         counts["wrong outcomes"] += 1
         found.wrong.append(f"{problem}: {crash}")
@@ -194,7 +198,7 @@ def runs(files: Files) -> str:
         return ""
     record = state.decode(files.content["state.json"])
     generation = generations.decode(files.content[f"generations/{record.committed}.json"])
-    return named(generation)
+    return named(generation, files.content)
 
 
 def find_images(

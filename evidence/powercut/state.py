@@ -32,6 +32,11 @@ MEMORY = "/dev/shm"
 # Looked at by recovery when it decides; everything else only by name.
 _READ = ("state.json", "history.jsonl", "install.json")
 _FOLDERS = ("generations", "tuf")
+OWNED = "owner"
+"""Name of what an owner changes in the operation that shall undo it: in a layer of /etc, or in a
+package's state."""
+_OWNED = (f"etc/*/upper/{OWNED}", f"layers/*/*/state/*/{OWNED}")
+_LAYERS = ("etc/*/upper", "layers/*/*")
 _LOOP_SET_FD, _LOOP_SET_STATUS64, _LOOP_CTL_GET_FREE = 0x4C00, 0x4C04, 0x4C82
 # struct loop_info64 with the flag "autoclear": gone with its last user, also when that is killed.
 _AUTOCLEAR = struct.pack("<52xI176x", 4)
@@ -47,21 +52,21 @@ _VERITY = 0x100000
 
 @dataclass(frozen=True)
 class Files:
-    """What is in /orbital of the state: content by path, and names of what is not read.
+    """What is in /orbital of the state: content by path, and folders whose content is not read.
 
     images: of the store, by digest, those that are whole. size: bytes of the file system.
     problem: why nothing of it can be used, or "". repairs: what was tried before it could be.
     """
 
     content: Mapping[str, bytes]
-    names: frozenset[str] = frozenset()
+    folders: frozenset[str] = frozenset()
     problem: str = ""
     repairs: tuple[str, ...] = ()
     images: frozenset[str] = frozenset()
     size: int = 0
 
     def __hash__(self) -> int:
-        return hash((frozenset(self.content.items()), self.names, self.problem, self.images))
+        return hash((frozenset(self.content.items()), self.folders, self.problem, self.images))
 
 
 class StateReader:
@@ -276,7 +281,7 @@ class StateReader:
 def _gather(root: Path) -> Files:
     """The files below a mounted state's /orbital. One that cannot be read is a problem."""
     content: dict[str, bytes] = {}
-    names: set[str] = set()
+    folders: set[str] = set()
     try:
         for name in _READ:
             if (root / name).exists():
@@ -285,8 +290,11 @@ def _gather(root: Path) -> Files:
             if (root / folder).is_dir():
                 for path in (root / folder).glob("*.json"):
                     content[f"{folder}/{path.name}"] = path.read_bytes()
-        if (root / "etc").is_dir():
-            names = {f"etc/{path.name}" for path in (root / "etc").iterdir()}
+        for pattern in _OWNED:
+            for path in root.glob(pattern):
+                content[str(path.relative_to(root))] = path.read_bytes()
+        for pattern in _LAYERS:
+            folders |= {str(path.relative_to(root)) for path in root.glob(pattern)}
     except OSError as error:
         return Files({}, problem=f"cannot be read: {error}")
-    return Files(content, frozenset(names))
+    return Files(content, frozenset(folders))
