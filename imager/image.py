@@ -8,6 +8,7 @@ build directory holds is described in `imager.builddir`.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,9 +38,9 @@ from imager.firmware_files import FirmwareFiles, prepare_firmware_files
 from imager.initramfs import initramfs_tree, write_initramfs
 from imager.interface import encode_interface, os_interface
 from imager.kernel import Kernel, prepare_kernel
-from imager.lock import parse_lock
+from imager.lock import DebianPackage, parse_lock
 from imager.mirror import Mirror
-from imager.rescue.build import build_rescue, rescue_base
+from imager.rescue.build import RescueSystem, build_rescue, rescue_base
 from imager.root import RootFacts, build_root
 from imager.sbom import make_sbom
 from imager.segments import LEVEL, cut
@@ -104,8 +105,10 @@ def build_image(product: Product, output: Path, workshop: Workshop) -> Path:
     loader = _loader(product, workshop)
     _check_sizes(product, root_stage, (artifact, loader))
     rescue = _rescue(product, kernel, loader, workshop)
-    sbom = _sbom(product, base, kernel, files, workshop)
-    return _publish(product, (root_stage, artifact, loader, rescue), sbom, output, workshop)
+    fetched = [*kernel.packages, *files.packages]
+    sbom = _sbom(product, base, fetched, rescue, workshop)
+    image = rescue.image if rescue else None
+    return _publish(product, (root_stage, artifact, loader, image), sbom, output, workshop)
 
 
 def read_index(build: Path) -> OsIndex:
@@ -248,27 +251,31 @@ def _loader(product: Product, workshop: Workshop) -> Path:
     return workshop.cache.stage("loader", inputs, build)
 
 
-def _rescue(product: Product, kernel: Kernel, loader: Path, workshop: Workshop) -> Path | None:
-    """The image of the partition rescue; None for a board without one, or when nobody wants it."""
+def _rescue(
+    product: Product, kernel: Kernel, loader: Path, workshop: Workshop
+) -> RescueSystem | None:
+    """The rescue system; None for a board without one, or when nobody wants it."""
     if product.board.rescue_partition is None or not workshop.rescue:
         return None
     return build_rescue(product, rescue_base(product, workshop), kernel, loader, workshop)
 
 
 def _sbom(
-    product: Product, base: BaseSystem, kernel: Kernel, files: FirmwareFiles, workshop: Workshop
+    product: Product,
+    base: BaseSystem,
+    boot: Sequence[DebianPackage],
+    rescue: RescueSystem | None,
+    workshop: Workshop,
 ) -> bytes:
-    """The bill of materials, from what was fetched for root image and boot partition."""
+    """The bill of materials, from what was fetched for root image, boot partition and rescue."""
     tools_packages = parse_lock(workshop.tools.lock.read_text())
     from_tools = firmware_of(product.board).packages
+    firmware = [item for item in tools_packages if item.name in from_tools]
     return make_sbom(
         product,
         root=strip.kept_packages(base.packages, product),
-        boot=[
-            *kernel.packages,
-            *files.packages,
-            *(item for item in tools_packages if item.name in from_tools),
-        ],
+        boot=[*boot, *firmware],
+        rescue=[*rescue.packages, *firmware] if rescue else (),
         built=workshop.built,
     )
 

@@ -19,16 +19,26 @@ from manifests.catalogue import Product
 
 
 def make_sbom(
-    product: Product, *, root: Iterable[DebianPackage], boot: Iterable[DebianPackage], built: int
+    product: Product,
+    *,
+    root: Iterable[DebianPackage],
+    boot: Iterable[DebianPackage],
+    rescue: Iterable[DebianPackage] = (),
+    built: int,
 ) -> bytes:
     """The document; the same product, packages and time give the same bytes.
 
     root: Debian packages in the root image. boot: those of which parts are on
-    the boot partition (kernel, boot loader). built: seconds since the epoch.
+    the boot partition (kernel, boot loader). rescue: those of which parts are in the rescue
+    system, which a factory disk has and updates do not change; none when it was not built.
+    built: seconds since the epoch.
     """
     manifest = product.manifest
-    components = [debian_component(package, "root") for package in sorted(set(root))]
-    components += [debian_component(package, "boot") for package in sorted(set(boot))]
+    components = [
+        debian_component(package, part)
+        for part, packages in (("root", root), ("boot", boot), ("rescue", rescue))
+        for package in sorted(set(packages))
+    ]
     components += [
         {
             "type": "application",

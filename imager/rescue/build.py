@@ -10,6 +10,7 @@ import hashlib
 import tempfile
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from imager.firmware.choose import firmware_of
 from imager.firmware.kind import Ingredients
 from imager.initramfs import initramfs_tree, write_initramfs
 from imager.kernel import Kernel
+from imager.lock import DebianPackage
 from imager.rescue import root
 from imager.tools import Tools
 from manifests.architectures import DEBIAN
@@ -45,6 +47,14 @@ _OWN_MODULES = ("loop", "erofs")
 _COMPRESSION = ("-zzstd,level=9", "-C131072")
 
 
+@dataclass(frozen=True)
+class RescueSystem:
+    """image: of the partition rescue. packages: Debian packages of which it has a part."""
+
+    image: Path
+    packages: tuple[DebianPackage, ...]
+
+
 def rescue_base(product: Product, workshop: Workshop) -> BaseSystem:
     """The Debian base that the rescue system is taken from. Raises as `imager.debian`."""
     policy = product.manifest.rescue
@@ -60,15 +70,16 @@ def rescue_base(product: Product, workshop: Workshop) -> BaseSystem:
 
 def build_rescue(
     product: Product, base: BaseSystem, kernel: Kernel, loader: Path, workshop: Workshop
-) -> Path:
-    """The image of the board's partition rescue, from the cache or made now.
+) -> RescueSystem:
+    """The board's rescue system, from the cache or made now.
 
     loader: what `Firmware.build_loader` made. Raises ManifestError when the partition is too
     small, ToolError.
     """
     board = product.board
     firmware = firmware_of(board)
-    erofs = _root(product, base, kernel, loader, workshop)
+    root_stage = _root(product, base, kernel, loader, workshop)
+    erofs = root_stage / "root.erofs"
     watchdog = kernel.module_files([board.watchdog.driver]) if board.watchdog else []
     modules = kernel.module_files(_OWN_MODULES)
     line = rescue_command_line(board, product.manifest.kernel_command_line)
@@ -115,7 +126,10 @@ def build_rescue(
         ],
         **{f"artifact-{key}": value for key, value in _artifact_inputs(product, workshop).items()},
     }
-    return workshop.cache.stage("rescue", inputs, build) / "rescue.img"
+    image = workshop.cache.stage("rescue", inputs, build) / "rescue.img"
+    names = set((root_stage / "packages").read_text().split())
+    taken = [item for item in base.packages if item.name in names]
+    return RescueSystem(image, (*taken, *kernel.packages))
 
 
 def _artifact_inputs(product: Product, workshop: Workshop) -> dict[str, Input]:
@@ -129,7 +143,7 @@ def _artifact_inputs(product: Product, workshop: Workshop) -> dict[str, Input]:
 def _root(
     product: Product, base: BaseSystem, kernel: Kernel, loader: Path, workshop: Workshop
 ) -> Path:
-    """Stage "rescue-root": root.erofs."""
+    """Stage "rescue-root": root.erofs; packages, names of the Debian packages it is made of."""
     board, policy = product.board, product.manifest.rescue
     device = encode(device_config(product, workshop.built))
     trust = trust_files(workshop.trust_root, workshop.publishers)
@@ -154,6 +168,8 @@ def _root(
                 login=policy.login,
                 extra=policy.packages,
             )
+            names = root.packages_in(content, base.tree())
+            (directory / "packages").write_text("".join(f"{name}\n" for name in names))
             for patterns in (PYTHON_OF_BASE, PYTHON_OF_ORBITAL):
                 pyc.compile_python(
                     content, patterns, workshop.cache, workshop.tools, workshop.reporter
@@ -175,7 +191,7 @@ def _root(
         "agent": {str(path.relative_to(agent.REPOSITORY)): path for path in agent.agent_sources()},
         "code": [Path(__file__), *root.code(), *_code()],
     }
-    return workshop.cache.stage("rescue-root", inputs, build) / "root.erofs"
+    return workshop.cache.stage("rescue-root", inputs, build)
 
 
 def _code() -> Sequence[Path]:

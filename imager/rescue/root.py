@@ -37,6 +37,7 @@ LOADER = f"{LIBRARY}/loader"
 MODULES = f"{LIBRARY}/modules"
 """Kernel modules, NN-NAME.ko in the order in which they are loaded."""
 
+_INFO = "var/lib/dpkg/info"
 FILES = Path(__file__).with_name("files")
 # From usr/bin or usr/sbin of the base.
 _PROGRAMS = (
@@ -132,6 +133,24 @@ def rescue_tree(
     return tree
 
 
+def packages_in(tree: Tree, base: Tree) -> list[str]:
+    """Names of the Debian packages of which the tree has a file of the base, sorted."""
+    found: set[str] = set()
+    for path in base.glob(f"{_INFO}/*.list"):
+        package = PurePosixPath(path).stem.partition(":")[0]
+        if package in found:
+            continue
+        for line in base.read(path).decode().splitlines():
+            # Old packages list /bin/busybox although /bin is a link to usr/bin.
+            parent, _, name = line.strip("/").rpartition("/")
+            file = f"{base.resolve(parent)}/{name}" if parent else name
+            entry = tree.get(file)
+            if entry is not None and entry.kind == "file" and entry == base.get(file):
+                found.add(package)
+                break
+    return sorted(found)
+
+
 def without_sources(tree: Tree) -> None:
     """Puts each compiled Python file in the place of its source (PEP 3147, "sourceless")."""
     for path in tree.glob("**/__pycache__/*.pyc"):
@@ -179,8 +198,7 @@ def _python(base: Tree) -> list[str]:
 
 
 def _files_of(base: Tree, package: str) -> list[str]:
-    lists = [*base.glob(f"var/lib/dpkg/info/{package}.list"),
-             *base.glob(f"var/lib/dpkg/info/{package}:*.list")]  # fmt: skip
+    lists = [*base.glob(f"{_INFO}/{package}.list"), *base.glob(f"{_INFO}/{package}:*.list")]
     lines = [line for path in lists for line in base.read(path).decode().splitlines()]
     paths = [base.resolve(line) for line in lines]
     return [path for path in paths if (entry := base.get(path)) and entry.kind == "file"]

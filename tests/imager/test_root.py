@@ -190,6 +190,20 @@ def test_the_bill_lists_every_package_with_its_url_and_repeats() -> None:
     assert other["serialNumber"] != document["serialNumber"]
 
 
+def test_the_bill_tells_the_rescue_systems_packages_from_the_images() -> None:
+    product = load_product("gateway", "qemu-x86_64")
+    document = json.loads(
+        make_sbom(product, root=PACKAGES[:1], boot=(), rescue=PACKAGES, built=BUILT)
+    )
+    parts = [
+        (item["name"], prop["value"])
+        for item in document["components"]
+        for prop in item.get("properties", ())
+        if prop["name"] == "orbital:part"
+    ]
+    assert parts == [("zlib1g", "root"), ("bash", "rescue"), ("zlib1g", "rescue")]
+
+
 def publish(output: Path, source: Path, sbom: bytes = b"{}") -> Path:
     """Writes a build directory whose files are all `source`."""
     empty = Stream(0, hashlib.sha256().hexdigest(), SEGMENT_SIZE, ())
