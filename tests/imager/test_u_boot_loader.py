@@ -62,7 +62,7 @@ class Bench(NamedTuple):
 Boot = Callable[..., Outcome]
 
 
-def _small(board: Board) -> Board:
+def small(board: Board) -> Board:
     """The board with a disk that is quick to copy, and a watchdog that is quick to watch."""
     assert board.u_boot is not None
     parts = tuple(
@@ -77,7 +77,7 @@ def _small(board: Board) -> Board:
     )
 
 
-def _disk(board: Board, disk: Path, signer: PeSigner, tools: Tools) -> DiskLayout:
+def loader_disk(board: Board, disk: Path, signer: PeSigner, tools: Tools) -> DiskLayout:
     layout = plan_layout(board)
     with disk.open("wb") as out:
         out.truncate(layout.size)
@@ -107,9 +107,9 @@ def benches(
 
     def bench(name: str) -> Bench:
         if name not in made:
-            board = _small(load_board(find("board", name)))
+            board = small(load_board(find("board", name)))
             disk = tmp_path_factory.mktemp(name) / "disk"
-            made[name] = Bench(board, _disk(board, disk, signer, tools), disk, tools)
+            made[name] = Bench(board, loader_disk(board, disk, signer, tools), disk, tools)
         return made[name]
 
     return bench
@@ -138,12 +138,12 @@ def boot(benches: Callable[[str], Bench], tmp_path: Path) -> Boot:
                 out.seek(at)
                 out.write(environment)
             for slot, content in (both if slots is None else slots).items():
-                fit = content if isinstance(content, bytes) else _fit(bench, slot, content)
+                fit = content if isinstance(content, bytes) else fit_of(bench, slot, content)
                 out.seek(bench.layout.extent(f"boot-{slot}").start)
                 out.write(fit)
             if rescue:
                 out.seek(bench.layout.extent("rescue").start)
-                out.write(_fit(bench, "rescue", ""))
+                out.write(fit_of(bench, "rescue", ""))
             if wish:
                 out.seek(at + OFFSET)
                 out.write(to_bytes(wish))
@@ -169,7 +169,7 @@ def boot(benches: Callable[[str], Bench], tmp_path: Path) -> Boot:
     return once
 
 
-def _fit(bench: Bench, slot: str, commands: str) -> bytes:
+def fit_of(bench: Bench, slot: str, commands: str) -> bytes:
     """A FIT that says whose it is, runs the commands, and resets."""
     work = bench.disk.with_name("fit")
     work.mkdir(exist_ok=True)
@@ -293,7 +293,7 @@ def test_no_slot_that_can_be_loaded_is_tried_in_vain_and_reset(boot: Boot) -> No
 def test_a_changed_byte_of_the_artifact_is_found(
     boot: Boot, benches: Callable[[str], Bench]
 ) -> None:
-    fit = _fit(benches(BOARDS[0]), "b", "")
+    fit = fit_of(benches(BOARDS[0]), "b", "")
     changed = fit.replace(b"echo FIT of slot b", b"echo FIT of slot c")
     assert changed != fit
     outcome = boot(BOARDS[0], _record(Record(("b",), b=GOOD)), {"b": changed})
@@ -304,7 +304,7 @@ def test_a_changed_byte_of_the_artifact_is_found(
 def test_an_artifact_that_says_it_is_larger_than_its_partition_is_not_loaded(
     boot: Boot, benches: Callable[[str], Bench]
 ) -> None:
-    fit = _fit(benches(BOARDS[0]), "b", "")
+    fit = fit_of(benches(BOARDS[0]), "b", "")
     lying = fit[:4] + (0x7FFFFFFF).to_bytes(4, "big") + fit[8:]
     outcome = boot(BOARDS[0], _record(Record(("b",), b=GOOD)), {"b": lying})
     assert (outcome.started, set(outcome.tried)) == ([], {"b", "rescue"})
