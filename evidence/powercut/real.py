@@ -13,18 +13,41 @@ from typing import Any
 import numpy as np
 
 from evidence.powercut import record
+from evidence.powercut.boots import named
 from evidence.powercut.crashes import SEED, Crash
 from evidence.powercut.disk import Disk
-from evidence.powercut.judge import Judge, Outcome
+from evidence.powercut.judge import Judge
 from evidence.powercut.replay import Recording, Replayed, visit
+from evidence.powercut.state import OWNED
 from qemu import storage
+from qemu.blocklog import read_log
+from qemu.deadline import Deadline
 from qemu.device import Device
-from qemu.errors import MachineError
+from qemu.errors import GuestRestarted, MachineError
 from qemu.machine import Machine
+from qemu.snapshot import Snapshot
+from recovery.boot import load_report, running_record
+from recovery.errors import OrbitalError
+from recovery.state import StateStore
 
 BOOT_SECONDS = 900
 _PIECE = 1 << 20
 _KEPT = "booted.jsonl"
+_MARK = "== "
+# One script, and no program of ours: what starts Python is slow in an emulated machine. The
+# records are read by the code that ships, here. What fails of a package's services is said.
+_LOOK = f"""
+systemctl is-system-running --wait >/dev/null
+systemctl is-active orbital-health.service
+systemctl list-units --state=failed --plain --no-legend 'orbital.*'
+for file in /run/orbital/boot.json /state/orbital/state.json \\
+    /state/orbital/generations/*.json; do
+    echo; echo "{_MARK}$file"; cat $file
+done
+find /state/orbital/etc /state/orbital/layers -name {OWNED} | while read -r file; do
+    echo; echo "{_MARK}$file"
+done
+"""
 
 
 def boot_sample(work: Path, recordings: Sequence[Recording], count: int) -> None:
@@ -53,7 +76,7 @@ def _known(work: Path, name: str) -> list[dict[str, Any]]:
 
 def _sample(work: Path, recording: Recording, count: int) -> None:
     """Boots states of a recording until count have been."""
-    done = len(_known(work, recording.name))
+    done = {line["number"] for line in _known(work, recording.name)}
     total = sum(
         json.loads(path.read_text())["counts"]["crash states judged"]
         for path in (work / recording.name).glob("judged-*-of-*.json")
@@ -61,8 +84,13 @@ def _sample(work: Path, recording: Recording, count: int) -> None:
     chance = random.Random(f"{SEED} {recording.name}")
     order = list(range(total))
     chance.shuffle(order)
-    wanted = set(order[done:count])
+    wanted = set(order[:count]) - done
     place = work / recording.name / "booting"
+    touched = {
+        piece * _PIECE
+        for request in read_log(recording.log)
+        for piece in range(request.offset // _PIECE, -(-(request.offset + request.size) // _PIECE))
+    }
 
     def look(ordinal: int, crash: Crash, disk: Disk, judge: Judge) -> None:
         if ordinal not in wanted:
@@ -71,8 +99,11 @@ def _sample(work: Path, recording: Recording, count: int) -> None:
         place.mkdir()
         judged = judge.judge()
         began = time.monotonic()
-        wrong = _boot(work, recording, disk, judged, place)
+        crashed = place / "crashed.qcow2"
+        _make_disk(crashed, recording.base, disk, touched)
+        wrong = _boot(record.factory(work), crashed, judged.well.runs)
         line = {
+            "number": ordinal,
             "crash": str(crash),
             "wrong": wrong,
             "runs": judged.well.runs,
@@ -87,20 +118,23 @@ def _sample(work: Path, recording: Recording, count: int) -> None:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _boot(work: Path, recording: Recording, disk: Disk, judged: Outcome, place: Path) -> str:
-    """Boots the disk as it is now. Returns in what it differs from what was judged, or ""."""
-    saved = record.factory(work)
-    overlay = place / "crashed.qcow2"
-    storage.create_overlay(overlay, recording.base)
-    base = np.memmap(recording.base, dtype=np.uint8, mode="r")
-    with storage.open_disk(overlay, writable=True) as out:
-        for at in range(0, base.size, _PIECE):
+def _make_disk(path: Path, base: Path, disk: Disk, touched: set[int]) -> None:
+    """The disk as it is now, as an overlay of what it was. touched: pieces that may differ."""
+    storage.create_overlay(path, base)
+    before = np.memmap(base, dtype=np.uint8, mode="r")
+    with storage.open_disk(path, writable=True) as out:
+        for at in sorted(touched):
             content = disk.bytes[at : at + _PIECE]
-            if not np.array_equal(content, base[at : at + _PIECE]):
+            if not np.array_equal(content, before[at : at + _PIECE]):
                 out.write(at, content.tobytes())
+
+
+def _boot(saved: Snapshot, disk: Path, wanted: str) -> str:
+    """Boots the disk, in its folder. In what the device differs from what was judged, or ""."""
+    place = disk.parent
     machine = Machine(
         saved.hardware,
-        overlay,
+        disk,
         place,
         variables=saved.variables,
         network=saved.network,
@@ -111,14 +145,55 @@ def _boot(work: Path, recording: Recording, disk: Disk, judged: Outcome, place: 
     machine.has_shell = saved.shell
     try:
         machine.start()
-        device = Device(machine)
-        status = device.settle(BOOT_SECONDS)
-        packages = [f"{name} {item['version']}" for name, item in device.packages().items()]
-        runs = " + ".join([status["version"], *sorted(packages)])
-        if not status["committed"]:
-            return f"runs {runs}, which is not committed"
-        return "" if runs == judged.well.runs else f"runs {runs}, not {judged.well.runs}"
+        return settled(machine, wanted, place / "seen")
     except MachineError as error:
         return f"does not come up: {error.brief}"
     finally:
         machine.kill()
+
+
+def settled(machine: Machine, wanted: str, place: Path) -> str:
+    """Waits, over as many boots as it takes, until no trial is under way. What is wrong then.
+
+    wanted: what shall run, and be committed and healthy. place: for what is read of the device.
+    """
+    deadline = Deadline(BOOT_SECONDS)
+    while True:
+        try:
+            machine.wait_shell(deadline)
+            output = machine.run(_LOOK, deadline.remaining, check=False).output
+        except GuestRestarted:
+            continue
+        said = unpack(output, place)
+        try:
+            store = StateStore(place / "state/orbital")
+            report, found = load_report(place), store.load()
+            running = running_record(report, found, store.generations.all())
+        except OrbitalError as error:
+            return f"{error}; {said}"
+        if found.trial is None:
+            break
+        if deadline.expired:
+            return f"is still on trial: {found.trial}"
+        if not report.trial and "active" in said:
+            Device(machine).reboot()  # Else the trial waits for an operator.
+        deadline.pause(2)
+    paths = [str(path.relative_to(store.root)) for path in store.root.rglob("*")]
+    runs = named(running, paths)
+    if running.number != found.committed or report.volatile:
+        return f"runs {runs}, which is not committed"
+    if said != ["active"]:
+        return f"runs {runs}, and not all is well: {said}"
+    return "" if runs == wanted else f"runs {runs}, not {wanted}"
+
+
+def unpack(output: str, root: Path) -> list[str]:
+    """The files that the guest has shown, written below root; and what it said before them."""
+    shutil.rmtree(root, ignore_errors=True)
+    said, *files = f"\n{output}".split(f"\n{_MARK}")
+    for text in files:
+        name, _, content = text.partition("\n")
+        path = root / name.strip().lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return said.split()
