@@ -76,3 +76,13 @@ def test_it_agrees_with_a_plain_search(seed: int) -> None:
             for need in item.depends:
                 assert accepted(need.versions, chosen[need.package].version)
     assert outcomes == {True, False}
+
+
+def test_a_cycle_in_a_branch_that_was_given_up_is_left_behind() -> None:
+    """resolvelib 1.1 keeps b, which nobody needs any more but b itself, and followed it for ever."""
+    offers = Table(
+        a=[release("a", "1"), release("a", "2"), release("a", "3", "a *", "b *")],
+        b=[release("b", "1", "a =1", "b *")],
+    )
+    found = resolve((want("a *"),), offers, GATEWAY, (), upgrade=())
+    assert [(item.name, item.release.version) for item in found.packages] == [("a", "2")]

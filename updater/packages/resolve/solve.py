@@ -15,12 +15,13 @@ rest is taken again. So:
 
 The core grows until the whole is answered, and the rules are resolvelib's.
 
-Two things resolvelib 1.1 does not promise, and we do. Its backjumping keeps what
+Three things resolvelib 1.1 does not promise, and we do. Its backjumping keeps what
 it ruled out in one branch when it goes on in another, which nobody has proven
 complete; so its "no" is checked by `search.search`, which goes through everything
 (in 12,000 random cases it never had to correct one). And it knows no cycles: an
 answer with a cycle is refused, and the search goes on without one release of
-the cycle at a time.
+the cycle at a time. What it leaves of a branch that it gave up is not taken over
+from it by its own `Result`, which follows a cycle there for ever.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from resolvelib import AbstractProvider, BaseReporter, ResolutionImpossible, ResolutionTooDeep
-from resolvelib import Resolver as _Resolver
+from resolvelib.resolvers import Resolution
 
 from updater.packages.resolve.candidates import Candidate, Requirement
 from updater.packages.resolve.propagate import remaining
@@ -356,9 +357,23 @@ def _search(
     whole = graph.with_users(core, core) == core
     provider = _Provider(problem, graph, core, ruled_out)
     try:
-        found = _Resolver(provider, BaseReporter()).resolve(
+        found = Resolution(provider, BaseReporter()).resolve(
             demands, ROUNDS if whole else ROUNDS_EARLY * len(core)
         )
-        return dict(found.mapping)
+        return _needed(demands, found.mapping, provider)
     except (ResolutionImpossible, ResolutionTooDeep):
         return search(problem, demands, graph.rank, core, ruled_out) if whole else None
+
+
+def _needed(
+    demands: Sequence[Requirement], mapping: Mapping[str, Candidate], provider: _Provider
+) -> Answer:
+    """What of the mapping is needed: it also has what only given up branches asked for."""
+    answer: Answer = {}
+    todo = [demand.name for demand in demands]
+    while todo:
+        name = todo.pop()
+        if name not in answer:
+            answer[name] = mapping[name]
+            todo += [need.name for need in provider.get_dependencies(mapping[name])]
+    return answer
