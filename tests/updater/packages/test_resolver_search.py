@@ -79,7 +79,7 @@ def test_it_agrees_with_a_plain_search(seed: int) -> None:
 
 
 def test_a_cycle_in_a_branch_that_was_given_up_is_left_behind() -> None:
-    """resolvelib 1.1 keeps b, which nobody needs any more but b itself, and followed it for ever."""
+    """resolvelib 1.1 keeps b, which nobody but b needs any more, and follows it for ever."""
     offers = Table(
         a=[release("a", "1"), release("a", "2"), release("a", "3", "a *", "b *")],
         b=[release("b", "1", "a =1", "b *")],
