@@ -20,8 +20,10 @@ metadata versions seen, so that an erased device cannot be given an old reposito
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
+from pathlib import Path
 
 from recovery import durable, process
 from recovery.errors import OrbitalError, StateError, ToolError
@@ -44,6 +46,8 @@ _SEEN = "tuf/seen.json"
 _FOLDERS = ("etc", "layers", "store")
 _FILES = ("install.json",)
 ERASE_SECONDS = 24 * 3600
+_AT_ONCE = 1 << 20
+_UNIT = 4096
 
 
 def reset(
@@ -135,25 +139,63 @@ def erase(state: StateFileSystem, say: Callable[[str], None]) -> None:
 
 
 def erase_device(state: StateFileSystem) -> str:
-    """Erases the partition as well as its disk can; returns how. Raises ToolError, StateError."""
+    """Erases the partition as well as its disk can; returns how. Raises ToolError, StateError.
+
+    A discard is a hint: disks leave out what is no whole block of theirs, and may show what was
+    there. So all is read after it, and what is still there is overwritten.
+    """
     device = state.device()
-    ways: tuple[tuple[list[str], str], ...] = (
-        (["--secure"], "securely: the disk has erased every copy that it kept"),
-        ([], "discarded: the disk returns the blocks no more, but may keep old copies"),
-        (["--zeroout"], "overwritten with zeros: the disk may keep old copies"),
-    )
-    problem = ""
-    for options, how in ways:
+    if not _blkdiscard(device, "--secure"):
+        return "securely: the disk has erased every copy that it kept"
+    if _blkdiscard(device):
+        problem = _blkdiscard(device, "--zeroout")
+        if not problem:
+            return "overwritten with zeros: the disk may keep old copies"
+    else:
         try:
-            process.run(["blkdiscard", "--force", *options, device], timeout=ERASE_SECONDS)
-            return how
-        except ToolError as error:
+            left = zero_rest(device)
+        except OSError as error:
             problem = str(error)
+        else:
+            how = f", and {left} bytes that it still had overwritten" if left else ""
+            return f"discarded{how}: the disk returns nothing of it, but may keep old copies"
     raise StateError(
         "cannot erase the state partition",
         details=problem,
         resolution="the disk refuses; destroy it, or try again",
     )
+
+
+def _blkdiscard(device: Path, *options: str) -> str:
+    """Why it did not work; empty when it did."""
+    try:
+        process.run(["blkdiscard", "--force", *options, device], timeout=ERASE_SECONDS)
+    except ToolError as error:
+        return str(error)
+    return ""
+
+
+def zero_rest(path: Path) -> int:
+    """Overwrites what is neither all 0x00 nor all 0xFF, as erased flash is; returns how much.
+
+    Durable when it returns. Bytes, in units of `_UNIT`. Raises OSError.
+    """
+    zeros = bytes(_UNIT)
+    ones = b"\xff" * _UNIT
+    left = at = 0
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        while data := os.pread(fd, _AT_ONCE, at):
+            if data not in (bytes(len(data)), b"\xff" * len(data)):
+                for start in range(0, len(data), _UNIT):
+                    unit = data[start : start + _UNIT]
+                    if unit not in (zeros[: len(unit)], ones[: len(unit)]):
+                        left += os.pwrite(fd, zeros[: len(unit)], at + start)
+            at += len(data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    return left
 
 
 def _remembered(state: StateFileSystem) -> bytes:

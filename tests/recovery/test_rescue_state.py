@@ -12,7 +12,7 @@ import pytest
 from recovery import mounts, process
 from recovery.device import RescuePolicy
 from recovery.errors import StateError
-from recovery.rescue.reset import erase
+from recovery.rescue.reset import erase, zero_rest
 from recovery.rescue.statefs import StateFileSystem, has_magic
 from tests.recovery.builders import CONFIG
 from tests.recovery.test_early import can_mount
@@ -130,6 +130,21 @@ def test_erasing_leaves_nothing_but_what_keeps_old_repositories_out(disk: Disk) 
     state.unmount()
     assert b"the secret of this device" not in disk.loop.read_bytes()
     assert any(line.startswith("erase: ") for line in disk.said)
+
+
+def test_what_a_discard_leaves_is_overwritten(tmp_path: Path) -> None:
+    """Disks discard whole blocks of theirs: the last sectors of a partition stay."""
+    disk, size = tmp_path / "disk", (3 << 20) + 512
+    content = bytearray(size)
+    content[1 << 20 : 2 << 20] = b"\xff" * (1 << 20)
+    content[8190:8194] = b"left"
+    content[-6:] = b"secret"
+    disk.write_bytes(content)
+    assert zero_rest(disk) == 4096 + 4096 + 512
+    found = disk.read_bytes()
+    assert len(found) == size
+    assert (found.count(0), found.count(0xFF)) == (size - (1 << 20), 1 << 20)
+    assert zero_rest(disk) == 0
 
 
 def test_erasing_noise_works_too(disk: Disk) -> None:
