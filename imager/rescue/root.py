@@ -38,6 +38,7 @@ MODULES = f"{LIBRARY}/modules"
 """Kernel modules, NN-NAME.ko in the order in which they are loaded."""
 
 _INFO = "var/lib/dpkg/info"
+_CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
 FILES = Path(__file__).with_name("files")
 # From usr/bin or usr/sbin of the base.
 _PROGRAMS = (
@@ -116,7 +117,7 @@ def rescue_tree(
     for applet in APPLETS:
         if f"usr/bin/{applet}" not in tree and f"usr/sbin/{applet}" not in tree:
             tree.symlink(f"usr/bin/{applet}", "busybox")
-    tree.file("etc/ssl/certs/ca-certificates.crt", base.read("etc/ssl/certs/ca-certificates.crt"))
+    tree.file(_CERTIFICATES, base.read(_CERTIFICATES))
     _configure(tree, os_release, login)
     install_agent(tree)
     tree.remove("usr/lib/systemd", "usr/share/dbus-1")
@@ -135,7 +136,8 @@ def rescue_tree(
 
 def packages_in(tree: Tree, base: Tree) -> list[str]:
     """Names of the Debian packages of which the tree has a file of the base, sorted."""
-    found: set[str] = set()
+    # The bundle is made at installation: no package lists it.
+    found = {"ca-certificates"} if _CERTIFICATES in tree else set()
     for path in base.glob(f"{_INFO}/*.list"):
         package = PurePosixPath(path).stem.partition(":")[0]
         if package in found:

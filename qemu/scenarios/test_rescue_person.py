@@ -39,7 +39,7 @@ def test_without_slots_and_network_it_says_what_to_bring(bench: Make, tmp_path: 
     station = alone.station
     alone.damage("root-a", "root-b")
     alone.machine.start()
-    alone.machine.wait_console("waiting for a person", RESCUE_SECONDS)
+    alone.machine.wait_console("waiting for a person", BACK_SECONDS)
     alone.machine.wait_console(MENU, RESCUE_SECONDS)
     product = station.lab.product
     said = (

@@ -102,7 +102,13 @@ def test_loader_and_agent_are_there_and_no_units(base: Tree) -> None:
 @pytest.mark.build
 def test_its_bill_has_the_packages_of_which_it_has_a_file(base: Tree) -> None:
     found = root.packages_in(rescue(base), base)
-    assert {"busybox-static", "libc6", "e2fsprogs", "python3-cryptography"} <= set(found)
+    assert {
+        "busybox-static",
+        "ca-certificates",
+        "libc6",
+        "e2fsprogs",
+        "python3-cryptography",
+    } <= set(found)
     # In the base, since others depend on them; nothing of them is taken.
     assert not {"dropbear-bin", "dpkg", "perl-base", "bash"} & set(found)
     assert "dropbear-bin" in root.packages_in(rescue(base, login=[KEY]), base)
