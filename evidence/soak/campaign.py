@@ -313,17 +313,23 @@ def run_in_qemu(arguments: argparse.Namespace) -> int:
     )
     if not done.cycles:
         return 0
+    warm, last = real.growth(done.sizes)
     counts = {
         "cycles": done.cycles,
-        "power cuts": done.cuts,
-        "cycles that ended with another version": done.new_version,
-        "bytes written by the guest before the cuts": done.written,
-        "bytes of state after the first cycle": done.state_bytes[0],
-        "bytes of state after the last cycle": done.state_bytes[-1],
+        **dict(sorted(done.counts.items())),
+        "bytes written by the guest, seen before the cuts": done.written,
+        "bytes of state at most in the first half, without journals and metadata": warm,
+        "bytes of state at most in the second half, without journals and metadata": last,
     }
-    command = f"python -m evidence soak --qemu --cycles {arguments.cycles} --work DIR"
+    command = (
+        f"python -m evidence soak --qemu --cycles {arguments.cycles} --seed {arguments.seed} "
+        "--work DIR"
+    )
+    for text in done.wrong:
+        print(f"WRONG {text}", flush=True)
+    print(counts, flush=True)
     record(
         "soak-qemu", command, counts, seconds=done.seconds, board="qemu-x86_64",
-        wrong=done.wrong, folder=arguments.results,
+        wrong=done.wrong, notes=real.notes(done), folder=arguments.results,
     )  # fmt: skip
     return int(bool(done.wrong))

@@ -1,116 +1,280 @@
-"""The soak on the device that ships, in QEMU: updates and rollbacks, power cut at random moments.
+"""The soak on the device that ships, in QEMU: updates, rollbacks, packages, power cuts.
 
-    WORK/lab/          keys' releases 1.0 and 2.0, repository, factory disk
+    WORK/lab/          releases and packages, repository, factory disk
     WORK/machine/      the device's disk, kept from one run to the next
-    WORK/soak.json     cycles so far, cuts, seconds, wrong outcomes
+    WORK/soak.json     what has been done and found so far
 
-A cycle updates the device to 2.0 by name, or rolls back to the version before, restarts it into
-the trial, and cuts the power (SIGKILL of QEMU) at a random moment of all that. Then the device is
-left alone until it has settled and its probation is over: it must run the old or the new
-version, committed.
+A cycle (`evidence.soak.cycles`) is an update to a good version or to one that fails its checks, a
+rollback by hand, or changes of packages. The power is cut (SIGKILL of QEMU) in half of them, at a
+random moment of the length that such a cycle has undisturbed, or a little after its end; a
+quarter of the starts that follow are cut, too. Then the device is left alone until nothing is
+open any more, and judged. The releases have the product's policy but a probation of 5 s.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import statistics
 import time
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from qemu.device import Device, Document
-from qemu.errors import MachineError
-from qemu.lab import Lab
+from evidence.soak import cycles
+from evidence.soak.campaign import BOUNDED
+from evidence.soak.cycles import Cycle, Found
+from evidence.soak.lab import open_lab
+from qemu.deadline import Deadline
+from qemu.errors import DeadlineExpired, GuestRestarted, MachineError, MachineExited
+from qemu.faults import PowerCut
 from qemu.machine import Machine
 from qemu.server import Server
+from qemu.shell import Job
 
-NEW = "2.0"
-SETTLE_SECONDS = 1500
-LATEST_CUT_SECONDS = 240.0
-_RESTART = "systemctl start reboot.target --job-mode=replace-irreversibly --no-block"
+# For all the starts of a cycle, on a machine that is much slower than ours.
+REST_SECONDS = 1800
+_PAUSE = 1.0
+_KEPT = r"committed generation \d+, version (\S+)"
 
 
 @dataclass
 class Progress:
-    """What a soak has done so far."""
+    """What a soak has done so far.
+
+    lengths: seconds of the cycles that were not cut, by name. sizes: after each cycle, bytes of
+    the state partition by folder. written: by the guest, as far as it was seen before the cuts.
+    """
 
     cycles: int = 0
-    cuts: int = 0
-    new_version: int = 0
     seconds: float = 0.0
     written: int = 0
-    state_bytes: list[int] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    lengths: dict[str, list[float]] = field(default_factory=dict)
+    sizes: list[dict[str, int]] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
         """Beside the machine; a run that is killed continues from the last cycle."""
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        beside = path.with_suffix(".new")
+        beside.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        beside.replace(path)
+
+    def count(self, *names: str) -> None:
+        """One more of each."""
+        self.counts = dict(Counter(self.counts) + Counter(names))
 
 
-def soak(work: Path, cycles: int, seed: int, *, seconds: float = 0) -> Progress:
+def soak(work: Path, wanted: int, seed: int, *, seconds: float = 0) -> Progress:
     """Runs until there are so many cycles in all, or for so many seconds (0: no limit)."""
     path = work / "soak.json"
     done = Progress(**json.loads(path.read_text())) if path.exists() else Progress()
-    lab = Lab(work / "lab")
-    lab.directory.mkdir(parents=True, exist_ok=True)
+    lab = open_lab(work)
     for name in ("machine", "server"):
         (work / name).mkdir(exist_ok=True)
-    if not lab.repository.exists():
-        lab.offer(lab.version)
-        lab.offer(NEW, delta_from=(lab.version,))
     with Server(lab.repository, work / "server") as server:
-        machine = lab.machine(work / "machine")
-        machine.start()
+        bench = Bench(lab.machine(work / "machine"), server.url)
+        begun = time.monotonic()
         try:
-            status = calm(Device(machine))
-            begun = time.monotonic()
-            while done.cycles < cycles and not (seconds and time.monotonic() - begun > seconds):
-                started = time.monotonic()
+            bench.on()
+            standing = bench.look().standing
+            while done.cycles < wanted and not (seconds and time.monotonic() - begun > seconds):
                 dice = random.Random(f"{seed} {done.cycles}")
-                status = cycle(machine, server.url, status, dice, done)
-                done.cycles += 1
-                done.seconds += time.monotonic() - started
+                cycle = cycles.draw(dice, standing, server.url, done.lengths)
+                found = bench.cycle(cycle, done)
                 done.save(path)
+                if found is None or done.wrong:
+                    break
+                standing = found.standing
         finally:
-            machine.kill()
+            bench.machine.kill()
     return done
 
 
-def cycle(
-    machine: Machine, source: str, before: Document, dice: random.Random, done: Progress
-) -> Document:
-    """One cycle. Returns the status after it."""
-    device = Device(machine)
-    old = str(before["version"])
-    back = old == NEW
-    verb = "rollback" if back else f"update --source {source} --to {NEW}"
-    machine.shell.spawn(f"orbital system {verb} && {_RESTART}")
-    end = time.monotonic() + dice.uniform(1, LATEST_CUT_SECONDS)
-    while time.monotonic() < end:
-        time.sleep(min(1.0, max(0.0, end - time.monotonic())))
-    done.written += machine.written()
-    machine.kill()
-    done.cuts += 1
-    machine.start()
-    after = calm(device)
-    version = str(after["version"])
-    done.new_version += version != old
-    print(f"cycle {done.cycles}: {old} → {version}, {verb.split(maxsplit=1)[0]}", flush=True)
-    if not after["committed"] or version not in ("1.0", NEW):
-        done.wrong.append(f"cycle {done.cycles}: {old} ran, then {version}: {after}")
-    used = machine.run("du -sb /state/orbital | cut -f1", 60).output.strip()
-    done.state_bytes.append(int(used))
-    return after
+class Bench:
+    """The machine, and what the guest wrote to its disk."""
 
+    def __init__(self, machine: Machine, source: str) -> None:
+        self.machine = machine
+        self.source = source
+        self.written = 0
+        self._seen = 0
+        self._kept: list[str] = []
+        self._mark = 0
 
-def calm(device: Device) -> Document:
-    """The status when the device has settled and is watched no longer."""
-    try:
-        return device.settle(
-            SETTLE_SECONDS, when=lambda found: found["committed"] and not found["on_probation"]
+    def on(self) -> None:
+        """Switches it on and waits until it is at rest."""
+        self.machine.start()
+        self._seen = self._mark = 0
+        self.rest(None, Deadline(REST_SECONDS))
+
+    def cycle(self, cycle: Cycle, done: Progress) -> Found | None:
+        """One cycle, counted and judged. None when the device did not come to rest."""
+        begun, before = time.monotonic(), self.written
+        found: Found | None = None
+        said: list[str] = []
+        try:
+            codes = self.play(cycle, said)
+            length = time.monotonic() - begun
+            found = self.look(codes)
+            problem = cycles.judge(cycle, found, cut=bool(cycle.cuts))
+            if not cycle.cuts:
+                done.lengths.setdefault(cycle.name, []).append(round(length, 1))
+            done.sizes.append(dict(found.sizes))
+        except (MachineError, ValueError, KeyError) as error:
+            problem = f"does not come to rest: {error}"
+        now = found.standing.now if found else None
+        done.cycles += 1
+        done.seconds += time.monotonic() - begun
+        done.written += self.written - before
+        done.count(f"cycles, {cycle.kind}", *["power cuts"] * len(cycle.cuts))
+        done.count("cycles without a cut" if not cycle.cuts else "cycles with a cut")
+        if cycle.cuts and now is not None:
+            same = "as before" if now == cycle.before else "with something new"
+            done.count(f"cycles with a cut that ended {same}")
+        if problem:
+            done.wrong.append(f"cycle {done.cycles}, {cycle.name}: {problem}")
+        print(
+            f"cycle {done.cycles}: {cycle.name}: {cycle.before} → {cycle.target}, "
+            f"{'; '.join(said) or 'no cut'}: {now}{f', WRONG: {problem}' if problem else ''} "
+            f"({time.monotonic() - begun:.0f} s)",
+            flush=True,
         )
-    except MachineError as error:
-        raise MachineError(
-            "cannot see the device come to rest",
-            details=f"{error}\n{device.machine.console.tail()}",
-        ) from error
+        return found
+
+    def play(self, cycle: Cycle, said: list[str]) -> tuple[int, ...]:
+        """Does what the cycle asks for, and waits for rest. Returns the commands' exit codes.
+
+        said: the cuts, as they happened.
+        """
+        limit = Deadline(REST_SECONDS)
+        self._kept, self._mark = [], self.machine.console.mark
+        job: Job | None = self.machine.shell.spawn(cycles.script(cycle))
+        for seconds in cycle.cuts:
+            began = time.monotonic()
+            with PowerCut(self.machine, self.moment(seconds)) as cut, suppress(MachineExited):
+                self.rest(job, limit)
+            if cut.happened:
+                said.append(f"cut at {seconds:g} s")
+            elif self.machine.running:
+                # At rest before the moment: that is not waited for.
+                said.append(f"cut at rest, {time.monotonic() - began:.1f} s")
+            else:
+                raise MachineExited("cannot go on: QEMU ended by itself")
+            self.machine.kill()
+            self.note_commits()
+            self.machine.start()
+            job, self._seen, self._mark = None, 0, 0
+        codes = self.rest(job, limit)
+        self.note_commits()
+        self.note_written()
+        return codes
+
+    def moment(self, seconds: float) -> Callable[[], bool]:
+        """Whether so many seconds are over; counts then what was written."""
+        end = time.monotonic() + seconds
+
+        def over() -> bool:
+            if time.monotonic() < end:
+                return False
+            self.note_written()
+            return True
+
+        return over
+
+    def note_written(self) -> None:
+        """Counts what the guest wrote since the last time."""
+        written = self.machine.written()
+        self.written += written - self._seen
+        self._seen = written
+
+    def note_commits(self) -> None:
+        """What the console called committed since the last mark."""
+        while found := self.machine.console.search(_KEPT, self._mark):
+            self._kept.append(found.group(1))
+            self._mark = found.end()
+
+    def rest(self, job: Job | None, limit: Deadline) -> tuple[int, ...]:
+        """Waits until the commands are through and nothing is open. Returns their exit codes."""
+        look = _waiting(job)
+        last = ""
+        while not limit.expired:
+            self.machine.wait_shell(limit)
+            with suppress(GuestRestarted):
+                last = self.machine.run(look, REST_SECONDS, check=False).output
+                state, _, record = last.partition("\n")
+                if state in ("active", "failed") and record:
+                    if not (still := cycles.open_in(json.loads(record))):
+                        return self.codes(job)
+                    if still == "change" and job is None:
+                        # Its boot is over, the committed set runs; the record is put right by
+                        # the next change or by hand.
+                        self.machine.run("orbital package gc", 300)
+            limit.pause(_PAUSE)
+        raise DeadlineExpired(
+            f"cannot see the device at rest within {limit.seconds:g} s",
+            details=f"last: {last[-400:]}\n{self.machine.console.tail()}",
+        )
+
+    def codes(self, job: Job | None) -> tuple[int, ...]:
+        """How the commands ended; () after a restart."""
+        if job is None:
+            return ()
+        output = self.machine.run(f"cat {job.directory}/output", 60, check=False)
+        return cycles.codes(output.output)
+
+    def look(self, codes: tuple[int, ...] = ()) -> Found:
+        """The device, by its records. Raises ValueError or KeyError when one is damaged."""
+        found = cycles.read(self.machine.run(cycles.LOOK, 300, check=False).output)
+        return replace(found, kept=tuple(self._kept), codes=codes)
+
+
+def _waiting(job: Job | None) -> str:
+    """Waits in the guest, where that costs least, for the commands, then for the boot's end.
+
+    Prints "active" or "failed" and the state record, which may still have something open.
+    """
+    through = (
+        f"while [ -d {job.directory} ] && [ ! -e {job.directory}/code ]; do sleep 2; done\n"
+        if job
+        else ""
+    )
+    return (
+        f"{through}systemctl is-system-running --wait >/dev/null\n"
+        "systemctl is-active orbital-health.service\n"
+        "cat /state/orbital/state.json\n"
+    )
+
+
+def growth(sizes: Sequence[Mapping[str, int]]) -> tuple[int, int]:
+    """The largest state partition in the first and in the second half, but for journals."""
+    rest = [_rest(found) for found in sizes] or [0]
+    middle = (len(rest) + 1) // 2
+    return max(rest[:middle]), max(rest[middle:], default=0)
+
+
+def _rest(sizes: Mapping[str, int]) -> int:
+    """Bytes of what the device keeps, without journals and the repository's metadata."""
+    return sum(
+        size
+        for path, size in sizes.items()
+        if path.startswith("orbital/") and path.removeprefix("orbital/") not in BOUNDED
+    )
+
+
+def notes(done: Progress) -> list[str]:
+    """What a reader of the figures has to know."""
+    lengths = ", ".join(
+        f"{name} {statistics.median(found):.0f} s" for name, found in sorted(done.lengths.items())
+    )
+    found = [f"Undisturbed cycles took, by their median: {lengths}."] if lengths else []
+    if done.sizes:
+        first, last = done.sizes[0], done.sizes[-1]
+        found += [
+            f"{path} from {first.get(path, 0):,} bytes after the first cycle to {size:,}."
+            for path, size in sorted(last.items())
+            if size - first.get(path, 0) > 4096
+        ]
+    return found
