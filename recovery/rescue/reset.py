@@ -20,7 +20,6 @@ metadata versions seen, so that an erased device cannot be given an old reposito
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from pathlib import Path
@@ -180,21 +179,16 @@ def zero_rest(path: Path) -> int:
 
     Durable when it returns. Bytes, in units of `_UNIT`. Raises OSError.
     """
-    zeros = bytes(_UNIT)
-    ones = b"\xff" * _UNIT
     left = at = 0
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        while data := os.pread(fd, _AT_ONCE, at):
-            if data not in (bytes(len(data)), b"\xff" * len(data)):
-                for start in range(0, len(data), _UNIT):
-                    unit = data[start : start + _UNIT]
-                    if unit not in (zeros[: len(unit)], ones[: len(unit)]):
-                        left += os.pwrite(fd, zeros[: len(unit)], at + start)
+    with path.open("rb", buffering=0) as device:
+        while data := device.read(_AT_ONCE):
+            units = [data[start : start + _UNIT] for start in range(0, len(data), _UNIT)]
+            full = {n for n, unit in enumerate(units) if unit.strip(b"\0") and unit.strip(b"\xff")}
+            if full:
+                empty = (bytes(len(unit)) if n in full else unit for n, unit in enumerate(units))
+                durable.overwrite(path, at, b"".join(empty))
+                left += sum(len(units[n]) for n in full)
             at += len(data)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
     return left
 
 
