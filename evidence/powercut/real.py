@@ -44,7 +44,7 @@ for file in /run/orbital/boot.json /state/orbital/state.json \\
     /state/orbital/generations/*.json; do
     echo; echo "{_MARK}$file"; cat $file
 done
-find /state/orbital/etc /state/orbital/layers -name {OWNED} | while read -r file; do
+find /state/orbital/etc /state/orbital/layers -name {OWNED} 2>/dev/null | while read -r file; do
     echo; echo "{_MARK}$file"
 done
 """
@@ -137,9 +137,8 @@ def _boot(saved: Snapshot, disk: Path, wanted: str) -> str:
         disk,
         place,
         variables=saved.variables,
-        network=saved.network,
+        network=False,
         credentials=saved.credentials,
-        extra=saved.extra,
         shell=False,
     )
     machine.has_shell = saved.shell
