@@ -19,11 +19,14 @@ from manifests.system import Rescue
 from qemu.device import Device
 from qemu.faults import corrupt, partitions, read_partition, write_partition
 from qemu.faulty import patient
+from qemu.gpt import by_label, read_partitions
 from qemu.hardware import Forward
 from qemu.lab import Lab
 from qemu.machine import Machine
 from qemu.server import Server
+from qemu.storage import open_disk
 from recovery import process
+from recovery.starts import OFFSET, Action, Starts, to_bytes, wish
 
 BOARDS = ("qemu-x86_64", "qemu-aarch64-uboot")
 RESCUE_SECONDS = 400
@@ -31,6 +34,7 @@ RESCUE_SECONDS = 400
 BACK_SECONDS = 1200
 ENTERED = r"orbital: rescue: entered"
 MENU = r"orbital rescue> "
+SECRET = "the secret of this device"
 MIB = 1 << 20
 # The address of the source is in the image: as long as the port is free, the cache has that image.
 _PORT = 18_730
@@ -68,12 +72,16 @@ class Station:
 
     @cached_property
     def settled(self) -> Path:
-        """A folder with disk.qcow2 and variables.fd, of a device that was switched off."""
+        """A folder with disk.qcow2 and variables.fd, of a device that was switched off.
+
+        Its owner has a file in /var/lib, all of it `SECRET`.
+        """
         directory = self.lab.directory / "settled"
         directory.mkdir()
         with self.lab.machine(directory) as machine:
             Device(machine).settle(BACK_SECONDS)
-            machine.run("systemctl is-system-running --wait", RESCUE_SECONDS, check=False)
+            # As large that it is in many parts of the disk.
+            machine.run(f"yes '{SECRET}' | head -c 50M > /var/lib/secret", RESCUE_SECONDS)
             machine.stop(RESCUE_SECONDS)
         return directory
 
@@ -138,6 +146,13 @@ class Bench:
         read_partition(self.machine.disk, "esp", esp)
         self.station.lab.tools.run(program, "-i", esp, *words)
         write_partition(self.machine.disk, "esp", esp)
+
+    def ask(self, reason: str, action: Action = "") -> None:
+        """Asks for rescue as `orbital system` does, of a device that is off: saves a start."""
+        wished = to_bytes(wish(Starts(), "lab", reason, action))
+        with open_disk(self.machine.disk, writable=True) as disk:
+            environment = by_label(read_partitions(disk.read), "environment")
+            disk.write(environment.offset + OFFSET, wished)
 
     def back(self) -> Device:
         """The device, when it has settled again."""
