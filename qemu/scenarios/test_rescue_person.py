@@ -97,15 +97,15 @@ def test_a_login_is_for_the_manifests_keys_only(
     refused = login.run("hostname", key=tmp_path / "stranger")
     assert (refused.returncode, refused.stdout) == (255, "")
     assert "Permission denied" in refused.stderr
-    rest = _figures(login.run(f"{MEMORY}; echo root $(held); echo used $(used)").stdout)
+    rest = _figures(login.run(f"{MEMORY}echo root $(held); echo used $(used)").stdout)
     found = login.run("orbital rescue diagnose --json", timeout=RESCUE_SECONDS)
     assert json.loads(found.stdout)["slots"]["a"]["whole"] is True
     # Nothing of the slot is right: all of it is fetched, which takes the most memory.
-    damage = f"{MEMORY}; dd if=/dev/urandom of=$(node root-a) bs=1M count=400 conv=fsync"
+    damage = f"{MEMORY}dd if=/dev/urandom of=$(node root-a) bs=1M count=400 conv=fsync"
     assert login.run(damage, timeout=RESCUE_SECONDS).returncode == 0
     wished.type("3")
     # Ends with the restart.
-    peaks = _figures(login.run(f"{MEMORY}; while sleep 0.3; do higher; done").stdout)
+    peaks = _figures(login.run(f"{MEMORY}while sleep 0.3; do higher; done").stdout)
     assert "installed into slot a" in wished.machine.console.text
     idle, peak = (figures["used"] - rest["root"] for figures in (rest, peaks))
     record_property("memory, KiB", {"root": rest["root"], "at rest": idle, "at most": peak})
