@@ -1,8 +1,9 @@
 """A recording made small enough to be kept in the repository: expand, and the tool that shrinks.
 
 The content of images is left out: of each root one block stays, of each boot artifact the first,
-and they are marked by their root hash. Everything else (partition table, FAT, small files, the
-state file system, the writes) is as it was recorded.
+and they are marked by their root hash; of the rescue system, which nothing writes, nothing stays.
+Everything else (partition table, FAT, small files, the state file system, the writes) is as it was
+recorded.
 
     python -m evidence.powercut.sample WORK/NAME FIRST OUTPUT     from flush FIRST to the end
 """
@@ -80,6 +81,8 @@ def shrink(recording: Recording, config: bytes, first: int) -> bytes:
         if held:
             disk.bytes[part.offset : part.offset + BLOCK] = _mark(held)
         _empty_artifact(disk.partition("esp"), slot, images)
+    if "rescue" in disk.partitions:
+        disk.partition("rescue")[:] = 0
     reserved = int.from_bytes(disk.partition("esp")[14:16].tobytes(), "little") * 512
     tables = 2 * int.from_bytes(disk.partition("esp")[36:40].tobytes(), "little") * 512
     where = (esp.offset + reserved, tables)

@@ -146,6 +146,8 @@ class StateReader:
         try:
             files = _gather(self._mount / "orbital")
             images = self._whole_images()
+        except OSError as error:
+            files, images = Files({}, problem=f"cannot be read: {error}"), frozenset()
         finally:
             if self._libc.umount2(str(self._mount).encode(), 0):
                 raise MachineError(f"cannot unmount {self._mount}")
@@ -279,22 +281,10 @@ class StateReader:
 
 
 def _gather(root: Path) -> Files:
-    """The files below a mounted state's /orbital. One that cannot be read is a problem."""
-    content: dict[str, bytes] = {}
-    folders: set[str] = set()
-    try:
-        for name in _READ:
-            if (root / name).exists():
-                content[name] = (root / name).read_bytes()
-        for folder in _FOLDERS:
-            if (root / folder).is_dir():
-                for path in (root / folder).glob("*.json"):
-                    content[f"{folder}/{path.name}"] = path.read_bytes()
-        for pattern in _OWNED:
-            for path in root.glob(pattern):
-                content[str(path.relative_to(root))] = path.read_bytes()
-        for pattern in _LAYERS:
-            folders |= {str(path.relative_to(root)) for path in root.glob(pattern)}
-    except OSError as error:
-        return Files({}, problem=f"cannot be read: {error}")
+    """The files below a mounted state's /orbital. Raises OSError when one cannot be read."""
+    paths = [root / name for name in _READ if (root / name).exists()]
+    paths += [path for folder in _FOLDERS for path in (root / folder).glob("*.json")]
+    paths += [path for pattern in _OWNED for path in root.glob(pattern)]
+    content = {str(path.relative_to(root)): path.read_bytes() for path in paths}
+    folders = {str(path.relative_to(root)) for pattern in _LAYERS for path in root.glob(pattern)}
     return Files(content, frozenset(folders))

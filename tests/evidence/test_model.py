@@ -6,7 +6,7 @@ from unittest import mock
 
 import pytest
 
-from evidence.model import starting
+from evidence.model import changes
 from evidence.model.campaign import Scope, check
 from evidence.model.check import Findings, check_rest, check_states
 from evidence.model.device import Board, Place
@@ -28,7 +28,7 @@ KNOWN = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_rescue_every_state_of_a_life_of_any_length_is_safe(kind: str) -> None:
     explored, findings = check(Scope(kind, rescue=False, damage=0, starts=3, states=0))
-    assert explored.complete and len(explored.found) > 100
+    assert explored.complete and explored.states > 100
     assert findings.wrong == {}
     assert findings.reached > 1000 and 2 <= findings.longest <= 6
 
@@ -38,7 +38,7 @@ def test_with_rescue_and_damage_the_first_states_come_to_rest(kind: str) -> None
     explored, findings = check(Scope(kind, rescue=True, damage=1, starts=3, states=250))
     assert set(findings.wrong) <= KNOWN[kind], findings.wrong
     assert findings.waited and findings.reached > findings.waited
-    assert len(explored.found) >= 250
+    assert explored.states >= 250
 
 
 def test_a_firmware_that_does_not_go_on_or_a_script_that_does_not_count_is_found() -> None:
@@ -48,7 +48,7 @@ def test_a_firmware_that_does_not_go_on_or_a_script_that_does_not_count_is_found
         ("grub", "never comes to rest"),
     ):
         board, findings = Board(kind, most_loads=2), Findings()  # type: ignore[arg-type]
-        with mock.patch.object(starting, "overdue", lambda *_: False):
+        with mock.patch.object(changes, "overdue", lambda *_: False):
             check_rest(explore(board, Limits(damage=1), most=12), findings, network=True)
         assert any(found.startswith(wrong) for found in findings.wrong), findings.wrong
 
