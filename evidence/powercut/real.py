@@ -137,7 +137,7 @@ def _boot(saved: Snapshot, disk: Path, wanted: str) -> str:
         disk,
         place,
         variables=saved.variables,
-        network=False,
+        network=saved.network,
         credentials=saved.credentials,
         shell=False,
     )
