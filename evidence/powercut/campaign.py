@@ -105,6 +105,7 @@ def _finish(arguments: argparse.Namespace, work: Path, names: list[str], parts: 
         return 0
     found = merge(every)
     booted = real.booted(work, names)
+    notes = [_described(work, name, parts) for name in names]
     found.counts.update(booted.counts)
     found.wrong += booted.wrong
     found.seconds += booted.seconds
@@ -113,11 +114,22 @@ def _finish(arguments: argparse.Namespace, work: Path, names: list[str], parts: 
     for name, count in sorted(found.counts.items()):
         print(f"{count:9,} {name}")
     if not arguments.operation:
-        write(found, names, arguments.results)
+        write(found, notes, arguments.results)
     return 1 if found.wrong else 0
 
 
-def write(found: Replayed, names: Sequence[str], folder: Path) -> Path:
+def _described(work: Path, name: str, parts: int) -> str:
+    """What was found of one operation, in a line."""
+    judged = merge([work / name / f"judged-{n}-of-{parts}.json" for n in range(1, parts + 1)])
+    booted = real.booted(work, [name])
+    return (
+        f"{name}: {judged.counts['crash states judged']:,} states judged,"
+        f" {booted.counts['crash states booted']} booted,"
+        f" {len(judged.wrong) + len(booted.wrong)} wrong"
+    )
+
+
+def write(found: Replayed, notes: Sequence[str], folder: Path) -> Path:
     """Writes the campaign's result."""
     first = ("crash states judged", "crash states booted", "distinct disks")
     order = [*first, *sorted(set(found.counts) - set(first))]
@@ -129,7 +141,7 @@ def write(found: Replayed, names: Sequence[str], folder: Path) -> Path:
         seconds=found.seconds,
         board=record.BOARD,
         wrong=found.wrong[:_MOST_WRONG],
-        notes=(f"Operations: {', '.join(names)}.",),
+        notes=notes,
         folder=folder,
     )
 
