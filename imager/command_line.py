@@ -39,6 +39,8 @@ def command_line(
         # Whom the initramfs asks for rescue, beside the record: what does not read it.
         if board.boot_control == "systemd-boot":
             words.append("orbital.oneshot=efi")
+        elif board.boot_control == "tryboot":
+            words.append(f"orbital.oneshot=partition:{rescue.label}")
     return _line(board, words, extra)
 
 

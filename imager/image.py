@@ -41,6 +41,7 @@ from imager.kernel import Kernel, prepare_kernel
 from imager.lock import DebianPackage, parse_lock
 from imager.mirror import Mirror
 from imager.rescue.build import RescueSystem, build_rescue, rescue_base
+from imager.restart import build_restart, restart_source
 from imager.root import RootFacts, build_root
 from imager.sbom import make_sbom
 from imager.segments import LEVEL, cut
@@ -104,7 +105,7 @@ def build_image(product: Product, output: Path, workshop: Workshop) -> Path:
     artifact = _boot_artifact(product, kernel, files, (root_stage, initramfs), workshop)
     loader = _loader(product, workshop)
     _check_sizes(product, root_stage, (artifact, loader))
-    rescue = _rescue(product, kernel, loader, workshop)
+    rescue = _rescue(product, kernel, files, loader, workshop)
     fetched = [*kernel.packages, *files.packages]
     sbom = _sbom(product, base, fetched, rescue, workshop)
     image = rescue.image if rescue else None
@@ -170,7 +171,8 @@ def _initramfs(product: Product, base: BaseSystem, kernel: Kernel, workshop: Wor
     modules = kernel.module_files(board.kernel.initramfs_modules)
 
     def build(directory: Path) -> None:
-        content = initramfs_tree(base.tree(), watchdog, modules, hooks)
+        program = build_restart(board, workshop.tools)
+        content = initramfs_tree(base.tree(), watchdog, modules, hooks, restart=program)
         write_initramfs(content, directory / "initramfs.cpio", mtime=workshop.built)
 
     code = Path(str(initramfs_module.__file__))
@@ -180,6 +182,7 @@ def _initramfs(product: Product, base: BaseSystem, kernel: Kernel, workshop: Wor
         "order": " ".join(name for name, _ in (*watchdog, *modules)),
         "watchdog": " ".join(name for name, _ in watchdog),
         "hooks": {**hooks},
+        "restart": restart_source(board),
         "tools": workshop.tools.lock,
         "built": workshop.built,
         "code": [code, code.with_suffix(""), code.with_name("elf.py"), Path(str(archive.__file__))],
@@ -252,12 +255,13 @@ def _loader(product: Product, workshop: Workshop) -> Path:
 
 
 def _rescue(
-    product: Product, kernel: Kernel, loader: Path, workshop: Workshop
+    product: Product, kernel: Kernel, files: FirmwareFiles, loader: Path, workshop: Workshop
 ) -> RescueSystem | None:
     """The rescue system; None for a board without one, or when nobody wants it."""
     if product.board.rescue_partition is None or not workshop.rescue:
         return None
-    return build_rescue(product, rescue_base(product, workshop), kernel, loader, workshop)
+    base = rescue_base(product, workshop)
+    return build_rescue(product, base, kernel, loader, workshop, firmware_files=files.files)
 
 
 def _sbom(

@@ -4,6 +4,7 @@
 
     init                     imager/initramfs/init (busybox sh)
     bin/busybox, bin/NAME    static, with a link for each applet that init uses
+    bin/restart              `imager.restart`, for firmware that takes an argument of a restart
     bin/dmsetup, lib...      from the root image's own tree, so that any
                              architecture works; its libraries at their paths
     modules/watchdog/NN-NAME.ko   loaded first, in the order of NN
@@ -39,6 +40,8 @@ def initramfs_tree(
     modules: Sequence[tuple[str, Path]],
     hooks: Mapping[str, bytes] | None = None,
     rescue: Path | None = None,
+    *,
+    restart: bytes = b"",
 ) -> Tree:
     """The content of the initramfs.
 
@@ -46,7 +49,7 @@ def initramfs_tree(
     modules: names and decompressed files as of `imager.kernel.Kernel.module_files`,
     in the order to load. A module in both is loaded with the watchdog. hooks: by
     file name, run in the order of their names. rescue: the root of the rescue system (erofs),
-    for its own initramfs, which opens nothing else.
+    for its own initramfs, which opens nothing else. restart: the program, where it is needed.
     Raises ManifestError when the root image lacks a program or a library.
     """
     tree = Tree()
@@ -63,6 +66,8 @@ def initramfs_tree(
     _add_modules(tree, "modules/root", [item for item in modules if item[0] not in early])
     for name, content in (hooks or {}).items():
         tree.file(f"hooks/{name}", content, 0o755)
+    if restart:
+        tree.file("bin/restart", restart, 0o755)
     if rescue:
         tree.host_file("rescue.erofs", rescue)
     return tree

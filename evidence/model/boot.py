@@ -99,8 +99,8 @@ class Boot:
     """A boot from early boot on. device: as it is now. states: what was durable, in order, each
     with whether the start had been noted as healthy before it.
 
-    slot: the one that runs. is_try: the firmware says that this is a try. verdict: what
-    this boot is, when it came that far.
+    slot: the one that runs, none when rescuing. is_try: the firmware says that this is a try.
+    verdict: what this boot is, when it came that far.
     """
 
     board: Board
@@ -108,6 +108,7 @@ class Boot:
     slot: Slot
     is_try: bool = False
     running: Generation | None = None
+    rescuing: bool = False
     verdict: decide.Final | None = None
     noted: bool = False
 
@@ -128,8 +129,9 @@ class Boot:
     def control(self, verb: Verb, slot: Slot, tries: int = 0) -> None:
         """A change of the loader's record, in all its states."""
         board, kept = self.board, self.device.kept
+        current = None if self.rescuing else self.slot
         for state in changed(
-            board.kind, kept, self.slot, verb, slot, tries=tries, is_try=self.is_try
+            board.kind, kept, current, verb, slot, tries=tries, is_try=self.is_try
         ):
             self.to(replace(self.device, kept=state))
 

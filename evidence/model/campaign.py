@@ -17,25 +17,39 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from evidence.model.check import Findings, check_rest, check_states
 from evidence.model.device import Board
 from evidence.model.explore import Explored, Limits, explore
-from evidence.model.records import KINDS
+from evidence.model.records import KINDS, Kind
 from evidence.result import record
 from recovery.starts import MOST_LOADS
+
+Returns = Literal["", "rescue", "onward"]
+RETURNS: Mapping[Kind, tuple[Returns, ...]] = {
+    "systemd-boot": ("rescue",),
+    "grub": ("",),
+    "u-boot": ("",),
+    # As documented, and as seen (docs/raspberry-pi.md).
+    "tryboot": ("onward", "rescue"),
+}
+"""What the firmware may do when it cannot start a slot's artifact (evidence.model.device.Board)."""
 
 
 @dataclass(frozen=True)
 class Scope:
-    """One exploration. starts: unfinished starts before rescue is asked for. states: 0 for all."""
+    """One exploration. starts: unfinished starts before rescue is asked for. states: 0 for all.
+    returns: see `Board`."""
 
-    kind: str
+    kind: Kind
     rescue: bool
     damage: int
     starts: int
     states: int
+    returns: Returns = ""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -53,9 +67,9 @@ def check(scope: Scope) -> tuple[Explored, Findings]:
     """Explores and checks; says on the console what was found."""
     begun = time.monotonic()
     board = Board(
-        scope.kind,  # type: ignore[arg-type]
+        scope.kind,
         scope.rescue,
-        returns=scope.kind == "systemd-boot",
+        returns=scope.returns,
         most_starts=scope.starts,
         most_loads=min(scope.starts - 1, MOST_LOADS),
     )
@@ -66,7 +80,7 @@ def check(scope: Scope) -> tuple[Explored, Findings]:
         check_rest(explored, findings, network=network)
     print(
         f"{scope.kind}, {'rescue' if scope.rescue else 'no rescue'}, damage {scope.damage}: "
-        f"{len(explored.found)} states{'' if explored.complete else ' (a sample)'}, "
+        f"{explored.states} states{'' if explored.complete else ' (a sample)'}, "
         f"{explored.transitions} transitions, {findings.runs} runs to rest, "
         f"{findings.longest} boots at most, {time.monotonic() - begun:.0f} s",
         flush=True,
@@ -83,9 +97,11 @@ def run(arguments: argparse.Namespace) -> int:
         begun = time.monotonic()
         scopes = [Scope(kind, False, 0, arguments.starts, arguments.states)]
         if not arguments.without_rescue:
-            scopes.append(Scope(kind, True, 0, arguments.starts, arguments.states))
-        if not arguments.without_rescue and arguments.damage:
-            scopes.append(Scope(kind, True, arguments.damage, arguments.starts, arguments.states))
+            scopes += [
+                Scope(kind, True, damage, arguments.starts, arguments.states, returns)
+                for damage in dict.fromkeys((0, arguments.damage))
+                for returns in RETURNS[kind]
+            ]
         counts: dict[str, int] = {}
         wrong: list[str] = []
         notes: list[str] = []
@@ -94,12 +110,14 @@ def run(arguments: argparse.Namespace) -> int:
             name = "with rescue" if scope.rescue else "without rescue"
             if scope.damage:
                 name = f"with rescue and damage ({scope.damage})"
+            if scope.returns != RETURNS[kind][0] and scope.rescue:
+                name += ", the first partitions first"
             if not explored.complete:
                 notes.append(
                     f"{name}: a sample, the states nearest to the factory's, not all of them."
                 )
             for count, number in (
-                ("states", len(explored.found)),
+                ("states", explored.states),
                 ("transitions", explored.transitions),
                 ("runs to rest", findings.runs),
             ):

@@ -2,7 +2,8 @@
 
 `Quiet` lets nothing more happen from outside, for every combination of how the
 two images behave and whether there is a network: boots follow each other without
-a choice, so a device that does not come to rest runs in a circle.
+a choice, so a device that does not come to rest runs in a circle. Start records that one
+boot makes the same are followed together from there.
 """
 
 from __future__ import annotations
@@ -12,15 +13,20 @@ from dataclasses import dataclass, field
 from itertools import product
 
 from evidence.model.boot import Behaviour
-from evidence.model.explore import Explored, Model, State, Step
+from evidence.model.changes import Change, members
+from evidence.model.device import Board, Device, Wish
+from evidence.model.explore import Explored, Model, Outcome, State
 from recovery import decide
 from recovery.rescue.decide import MOST_STARTS
 from recovery.slots import SLOTS, Slot, other_slot
 
 World = tuple[Behaviour, Behaviour]
+CIRCLE = "never comes to rest"
 # "early" is "mount" without its report, "settled" is "late" after repairs that the next boot
 # makes, too: explored as events, they add no other way to rest.
 WAYS: tuple[Behaviour, ...] = ("good", "kernel", "mount", "late", "ill", "crashing")
+WORLDS: tuple[World, ...] = tuple(product(WAYS, WAYS))
+NUMBERS = {world: number for number, world in enumerate(WORLDS)}
 
 
 @dataclass(frozen=True)
@@ -34,70 +40,159 @@ class Rest:
     person: bool = False
 
 
+@dataclass(frozen=True)
+class First:
+    """The first start of a device with each of a set of records. rest: it is at rest with it;
+    else next is what it leaves, and installed the slot that got another image."""
+
+    wishes: int
+    rest: Rest | None = None
+    next: State = (0, 0)
+    installed: Slot | None = None
+
+
 @dataclass
 class Quiet:
     """Runs of a board's devices with nothing from outside."""
 
     model: Model
     network: bool
-    rests: dict[tuple[State, World], Rest] = field(default_factory=dict)
+    rests: dict[int, Rest] = field(default_factory=dict)
+    same: dict[Rest, Rest] = field(default_factory=dict)
+    steps: dict[int, Outcome] = field(default_factory=dict)
+    slots: dict[State, int] = field(default_factory=dict)
 
-    def rest(self, state: State, world: World) -> Rest:
-        """To rest: up, and the next boot the same; or waiting."""
-        path: list[tuple[State, World]] = []
-        met: set[tuple[State, World]] = set()
-        key = (state, world)
-        while key not in self.rests:
+    def rest(self, state: State, world: int) -> Rest:
+        """To rest: up, and the next boot the same; or waiting. world: as in WORLDS."""
+        rests = self.rests
+        path: list[int] = []
+        met: set[int] = set()
+        key = packed(state) * len(WORLDS) + world
+        while key not in rests:
             if key in met:
                 for circle in path:
-                    self.rests[circle] = Rest("circle", 0)
+                    rests[circle] = Rest("circle", 0)
                 break
             met.add(key)
             path.append(key)
-            step = self.step(*key)
-            if step.ending == "waiting":
-                wish = key[0][1]
-                self.rests[key] = Rest("waiting", 1, wish.rescued, wish.rescue and wish.person)
-            elif step.ending == "up" and step.last == key[0]:
-                self.rests[key] = Rest(step.what, 1)
+            done = self.step(state, world)
+            if done.ending == "waiting":
+                rests[key] = self.waits(state[1])
+            elif done.ending == "up" and done.next == state:
+                rests[key] = self.one(Rest(done.what, 1))
             else:
-                key = (step.last, self.after(key[1], step))
-        end = self.rests[key]
-        for boots, passed in enumerate(reversed(path)):
-            if passed not in self.rests:
-                more = boots + (0 if path[-1] == key else 1)
-                self.rests[passed] = Rest(end.where, end.boots + more, end.rescued, end.person)
-        return self.rests[(state, world)]
+                state, world = done.next, after(world, done.installed)
+                key = packed(state) * len(WORLDS) + world
+        rest = rests[key]
+        for passed in reversed(path):
+            if passed not in rests:
+                rests[passed] = self.one(
+                    Rest(rest.where, rest.boots + 1, rest.rescued, rest.person)
+                )
+            rest = rests[passed]
+        return rest
 
-    def step(self, state: State, world: World) -> Step:
-        """One boot."""
-        what = self.model.load(*state).started.what
-        behaviour = world[SLOTS.index(what)] if what in SLOTS else "good"
-        return self.model.steps(state, behaviour, self.network)
+    def step(self, state: State, world: int) -> Outcome:
+        """One start; what does not start does not matter in it."""
+        slot = self.slots.get(state)
+        if slot is None:
+            wishes = self.model.wishes
+            started = self.model.load(state[0], wishes.choice(wishes.all[state[1]])).started
+            slot = SLOTS.index(started.what) if started.what in SLOTS else -1
+            self.slots[state] = slot
+        behaviour = WORLDS[world][slot] if slot >= 0 else WAYS[0]
+        key = packed(state) * len(WAYS) + WAYS.index(behaviour)
+        done = self.steps.get(key)
+        if done is None:
+            done = self.steps[key] = self.model.outcome(state, behaviour, self.network)
+        return done
 
-    def after(self, world: World, step: Step) -> World:
-        """What rescue installs is good."""
-        if step.installed is None:
-            return world
-        return ("good", world[1]) if step.installed == "a" else (world[0], "good")
+    def one(self, rest: Rest) -> Rest:
+        """The same object for what is equal: there are millions."""
+        return self.same.setdefault(rest, rest)
+
+    def waits(self, wish: int) -> Rest:
+        """In rescue."""
+        found = self.model.wishes.all[wish]
+        return self.one(Rest("waiting", 1, found.rescued, found.rescue and found.person))
+
+    def firsts(self, number: int, wishes: int) -> dict[World, list[First]]:
+        """The first starts of a device with a set of records, in each world."""
+        model = self.model
+        of: dict[str, dict[Behaviour, list[First]]] = {}
+        for choice, those in list(model.wishes.choices.items()):
+            part = wishes & those
+            if not part:
+                continue
+            load = model.load(number, choice)
+            what = load.started.what
+            if what == "rescue":
+                of.setdefault(what, {}).setdefault("good", []).extend(self._rescued(load.off, part))
+                continue
+            for behaviour in WAYS if what in SLOTS else WAYS[:1]:
+                found = of.setdefault(what, {}).setdefault(behaviour, [])
+                for end in model.course(number, choice, behaviour).ends:
+                    found.extend(self._started(number, part, end, what))
+        every = {}
+        for world in worlds(model.devices[number]):
+            ways: dict[str, Behaviour] = dict(zip(SLOTS, world, strict=True))
+            lists = (found[ways.get(what, "good")] for what, found in of.items())
+            every[world] = [first for found in lists for first in found]
+        return every
+
+    def _started(
+        self, number: int, part: int, end: tuple[Change, int, str], what: str
+    ) -> Iterator[First]:
+        change, device, ending = end
+        for wish, sources in self.model.wishes.sources(change):
+            found = part & sources
+            if found and ending == "up" and device == number and found >> wish & 1:
+                yield First(1 << wish, Rest(what, 1))
+                found ^= 1 << wish
+            if found:
+                yield First(found, None, (device, wish))
+
+    def _rescued(self, number: int, part: int) -> Iterator[First]:
+        for wish, those in list(self.model.wishes.visits.items()):
+            found = part & those
+            if not found:
+                continue
+            visited = self.model.visit(number, wish, self.network)
+            if visited.ending == "waiting":
+                for member in members(found):
+                    yield First(1 << member, self.waits(member))
+            else:
+                yield First(found, None, visited.passed[-1], visited.installed)
 
 
-def worlds(model: Model, state: State) -> Iterator[World]:
+def packed(state: State) -> int:
+    """A number for a state."""
+    number, wish = state
+    return number << 16 | wish
+
+
+def after(world: int, installed: Slot | None) -> int:
+    """What rescue installs is good."""
+    if installed is None:
+        return world
+    a, b = WORLDS[world]
+    return NUMBERS["good" if installed == "a" else a, "good" if installed == "b" else b]
+
+
+def worlds(device: Device) -> Iterator[World]:
     """Every way in which the two images may behave; an empty slot has one."""
-    device = model.devices[state[0]]
     ways = [WAYS if device.place(slot).version else WAYS[:1] for slot in SLOTS]
     yield from product(*ways)
 
 
-def startable(model: Model, state: State, slot: Slot) -> bool:
+def startable(board: Board, device: Device, slot: Slot) -> bool:
     """Whether the slot is whole and nothing forbids to start it: it has not failed here."""
-    device = model.devices[state[0]]
     place, record = device.place(slot), device.record
     if not place.whole:
         return False
     if record is None:
         return True
-    known = device.loader(model.board).of(slot)
+    known = device.loader(board).of(slot)
     committed = device.find(record.committed)
     if committed is not None and (committed.slot, committed.version) == (slot, place.version):
         probation = record.probation
@@ -118,120 +213,145 @@ class Findings:
     reached: int = 0
     waited: int = 0
     gave_up: int = 0
-    without_rescue: int = 0
     started: int = 0
     wrong: dict[str, str] = field(default_factory=dict)
     often: dict[str, int] = field(default_factory=dict)
 
-    def note(self, kind: str, explored: Explored, state: State, more: str = "") -> None:
-        """Something that must not be."""
+    def count(self, rest: Rest, runs: int, *, candidate: bool, network: bool) -> str:
+        """Counts runs that come to rest there, and says what is wrong with it. candidate: there
+        is a healthy slot that may be started."""
+        self.runs += runs
+        if rest.where == "circle":
+            return CIRCLE
+        if rest.where != "waiting":
+            self.reached += runs
+        elif not rest.person and rest.rescued >= MOST_STARTS:
+            self.gave_up += runs
+        else:
+            self.waited += runs
+            if candidate and not rest.person:
+                return "a healthy candidate is not reached"
+            if network and not rest.person:
+                return "waits although it could install"
+        return ""
+
+    def note(self, kind: str, explored: Explored, number: int, wishes: int, more: str = "") -> None:
+        """Something that must not be, with each of a set of records."""
         if kind not in self.wrong:
-            self.wrong[kind] = f"{more} {in_words(explored.model, state)}".strip()
-        self.often[kind] = self.often.get(kind, 0) + 1
+            wish = explored.model.wishes.all[next(members(wishes))]
+            device = explored.model.devices[number]
+            told = in_words(explored.model.board, device, wish)
+            self.wrong[kind] = f"{more} {told}".strip()
+        self.often[kind] = self.often.get(kind, 0) + wishes.bit_count()
 
 
 def check_states(explored: Explored, findings: Findings) -> None:
     """What holds in every state: the committed image, and what the loader would start."""
     model = explored.model
-    for state in explored.found:
-        device = model.devices[state[0]]
+    unrescued = 0
+    for number, wish in enumerate(model.wishes.all):
+        unrescued |= int(wish.rescued == 0) << number
+    for number, wishes in explored.found.items():
+        device = model.devices[number]
         record = device.record
         if record is None:
             continue
-        committed = device.find(record.committed)
-        if not model.limits.damage and state[1].rescued == 0:
-            # Afterwards rescue may have put another image into the committed slot.
-            if committed is None or device.place(committed.slot).version != committed.version:
-                findings.note("a committed image is lost", explored, state)
-            elif not model.board.rescue and not device.loader(model.board).active:
-                findings.note("nothing can start", explored, state)
-            for slot in SLOTS:
-                if not device.place(slot).version and device.loader(model.board).of(slot).bootable:
-                    findings.note("a half-written slot may be started", explored, state)
-        what = model.load(*state).started.what
-        if what not in SLOTS:
-            continue
-        started: Slot = what
-        findings.started += 1
-        version = device.place(started).version
-        trusted = {
-            found.version
-            for number in (record.committed, record.previous)
-            if (found := device.find(number)) is not None
-        }
-        if (
-            record.trial is None
-            and record.quarantine_of(version) is not None
-            and version not in trusted
-        ):
-            findings.note("a quarantined version is started by itself", explored, state)
+        # Afterwards rescue may have put another image into the committed slot.
+        if not model.limits.damage and wishes & unrescued:
+            for kind in _wrong_without_rescue(model.board, device):
+                findings.note(kind, explored, number, wishes & unrescued)
+        for choice, those in list(model.wishes.choices.items()):
+            part = wishes & those
+            if not part:
+                continue
+            started = model.load(number, choice).started.what
+            if started not in SLOTS:
+                continue
+            findings.started += part.bit_count()
+            if _mistrusted(device, started):
+                findings.note("a quarantined version is started by itself", explored, number, part)
 
 
-def check_rest(
-    explored: Explored, findings: Findings, *, network: bool, part: tuple[int, int] = (1, 1)
-) -> None:
-    """From every state, in every world, to rest. part: K of N, of the states."""
+def _wrong_without_rescue(board: Board, device: Device) -> Iterator[str]:
+    assert device.record is not None
+    committed = device.find(device.record.committed)
+    if committed is None or device.place(committed.slot).version != committed.version:
+        yield "a committed image is lost"
+    elif not board.rescue and not device.loader(board).active:
+        yield "nothing can start"
+    for slot in SLOTS:
+        if not device.place(slot).version and device.loader(board).of(slot).bootable:
+            yield "a half-written slot may be started"
+
+
+def _mistrusted(device: Device, slot: Slot) -> bool:
+    """Whether the slot's version is quarantined, and nothing makes it right to start it."""
+    record, version = device.record, device.place(slot).version
+    assert record is not None
+    trusted = {
+        found.version
+        for number in (record.committed, record.previous)
+        if (found := device.find(number)) is not None
+    }
+    return (
+        record.trial is None
+        and record.quarantine_of(version) is not None
+        and version not in trusted
+    )
+
+
+def check_rest(explored: Explored, findings: Findings, *, network: bool) -> None:
+    """From every state, in every world, to rest."""
     model = explored.model
     quiet = Quiet(model, network)
-    for number, state in enumerate(explored.found):
-        if number % part[1] != part[0] - 1:
-            continue
-        good = [startable(model, state, slot) for slot in SLOTS]
-        for world in worlds(model, state):
-            rest = quiet.rest(state, world)
-            findings.runs += 1
-            findings.longest = max(findings.longest, rest.boots)
+    for number, wishes in explored.found.items():
+        device = model.devices[number]
+        good = [startable(model.board, device, slot) for slot in SLOTS]
+        for world, firsts in quiet.firsts(number, wishes).items():
             candidate = any(fit and way == "good" for fit, way in zip(good, world, strict=True))
-            if rest.where == "circle":
-                kind = judged_circle(model, state, world)
+            for first in firsts:
+                rest, boots = first.rest, 0
+                if rest is None:
+                    then = after(NUMBERS[world], first.installed)
+                    rest, boots = quiet.rest(first.next, then), 1
+                findings.longest = max(findings.longest, rest.boots + boots)
+                kind = findings.count(
+                    rest, first.wishes.bit_count(), candidate=candidate, network=network
+                )
+                if kind == CIRCLE:
+                    kind = judged_circle(model.board, device, world)
                 if kind:
-                    findings.note(kind, explored, state, f"{world}")
-                else:
-                    findings.without_rescue += 1
-            elif rest.where != "waiting":
-                findings.reached += 1
-            elif rest.person:
-                findings.waited += 1
-            elif rest.rescued >= MOST_STARTS:
-                findings.gave_up += 1
-            else:
-                findings.waited += 1
-                if candidate:
-                    findings.note("a healthy candidate is not reached", explored, state, f"{world}")
-                elif network:
-                    findings.note("waits although it could install", explored, state, f"{world}")
+                    findings.note(kind, explored, number, first.wishes, f"{world}")
 
 
-def judged_circle(model: Model, state: State, world: World) -> str:
+def judged_circle(board: Board, device: Device, world: World) -> str:
     """What is wrong with a device that restarts for ever; "" when nobody promised otherwise:
     without a rescue system a committed image that does not start has no way out."""
-    device = model.devices[state[0]]
     if "kernel" in world or any(place.artifact == "crashes" for place in device.slots):
-        if not model.board.rescue:
+        if not board.rescue:
             return ""
-        if model.board.kind in ("systemd-boot", "tryboot"):
+        if board.kind in ("systemd-boot", "tryboot"):
             return "never comes to rest: a kernel ends before the initramfs counts its start"
-    firmware_ends = model.board.kind in ("systemd-boot", "tryboot") and not model.board.returns
+    firmware_ends = board.kind in ("systemd-boot", "tryboot") and not board.returns
     refused = any(place.artifact == "refused" for place in device.slots)
-    if model.board.rescue and firmware_ends and refused:
+    if board.rescue and firmware_ends and refused:
         return "never comes to rest: the firmware does not go on when an artifact is refused"
-    if model.board.rescue:
+    if board.rescue:
         return "never comes to rest"
     # The loader's word counts: to be told that a slot is good is the commit point.
-    known = device.loader(model.board)
+    known = device.loader(board)
     slot = known.active or "a"
     if not known.of(slot).successful:
         slot = other_slot(slot)
     if not known.of(slot).successful:
         return ""
-    good = world[SLOTS.index(slot)] == "good" and startable(model, state, slot)
+    good = world[SLOTS.index(slot)] == "good" and startable(board, device, slot)
     return "never comes to rest although the committed image is good" if good else ""
 
 
-def in_words(model: Model, state: State) -> str:
+def in_words(board: Board, device: Device, wish: Wish) -> str:
     """A state, short."""
-    device, wish = model.devices[state[0]], state[1]
-    known = device.loader(model.board)
+    known = device.loader(board)
     record = device.record
     loader = ", ".join(
         f"{slot}: "
@@ -261,11 +381,3 @@ def in_words(model: Model, state: State) -> str:
         f"{' by a person' if wish.person else ''}{' action' if wish.action else ''}, "
         f"starts {wish.image}:{wish.starts}, rescued {wish.rescued}, one-shot {wish.one_shot}]"
     )
-
-
-def trace(explored: Explored, state: State) -> list[State]:
-    """How the state came about, from the factory."""
-    path = [state]
-    while (before := explored.found[path[-1]]) is not None:
-        path.append(before)
-    return path[::-1]

@@ -11,6 +11,7 @@ states.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from evidence.model.records import Kept, Kind, Known, factory, known
@@ -28,17 +29,19 @@ class Board:
     """What does not change.
 
     rescue: there is a rescue system. returns: what the firmware does when systemd-boot comes
-    back because an artifact cannot be started (on a Raspberry Pi: when the partition holds
-    none): it goes on to the rescue system. OVMF does, once a healthy boot has written the boot
+    back because an artifact cannot be started, or on a Raspberry Pi, when the partition holds
+    none: nothing; it goes on to the rescue system; or onward, to the partitions behind it and
+    then to the first ones. OVMF goes to rescue, once a healthy boot has written the boot
     option for it (recovery/bootcontrol/firmware_options.py); by itself it looks at no second
-    partition of a disk that it has started from. most_starts: as in imager/initramfs/init, or
-    less, but more than a trial has tries, for a smaller model. most_loads: as in
-    recovery/starts.py, or less.
+    partition of a disk that it has started from. The Pi's goes onward by its documentation
+    (PARTITION_WALK), and has been seen to begin with the first one. most_starts: as in
+    imager/initramfs/init, or less, but more than a trial has tries, for a smaller model.
+    most_loads: as in recovery/starts.py, or less.
     """
 
     kind: Kind
     rescue: bool = True
-    returns: bool = False
+    returns: Literal["", "rescue", "onward"] = ""
     most_starts: int = 8
     most_loads: int = starts.MOST_LOADS
 
@@ -69,6 +72,15 @@ class Device:
     generations: tuple[Generation, ...]
     state: bool = True
     damage: int = 0
+
+    def __hash__(self) -> int:
+        """As of any value, but worked out once."""
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        told = (self.record, self.generations, self.state, self.damage)
+        return hash((self.kept, self.slots, *told))
 
     def place(self, slot: Slot) -> Place:
         """The slot's content."""
@@ -134,7 +146,7 @@ def new(board: Board, damage: int) -> Device:
     """From the factory, booted once."""
     made = Generation(1, "a", "gateway", "v1", "hash-v1", None, 0, "factory", "x")
     return Device(
-        kept=factory(board.kind),
+        kept=factory(board.kind, rescue=board.rescue),
         slots=(Place("v1"), Place("")),
         record=StateRecord(next_generation=2, committed=1),
         generations=(made,),

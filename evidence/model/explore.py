@@ -7,7 +7,7 @@ rescue system, a factory reset, damage.
 
 A state is a pair: the device, and its start record. What a boot does to the
 device depends on the record only where the boot begins, so the boots of a device
-are computed once and put together with every record.
+are computed once and put together with every record (`evidence.model.changes`).
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ from evidence.model.boot import (
     Boot,
     Ending,
     counting,
-    initramfs,
     possible,
 )
+from evidence.model.changes import Change, Choice, Wishes, begun
 from evidence.model.device import Board, Device, Place, Wish, canonical, new
 from evidence.model.records import lost, powered_off
 from evidence.model.rescue import Visit
-from evidence.model.starting import Started, overdue, start, wished, without_wish
-from recovery import decide, plan
+from evidence.model.starting import Started, start, without_wish
+from recovery import plan
 from recovery.generations import Generation
 from recovery.slots import SLOTS, Slot, other_slot
 from recovery.value import replace as with_fields
 
 FRESH = "v8"
-State = tuple[int, Wish]
+State = tuple[int, int]
+"""Number of a device, number of a start record."""
 
 
 @dataclass(frozen=True)
@@ -55,30 +56,13 @@ class Limits:
 @dataclass(frozen=True)
 class Ended:
     """A boot of a device from early boot on. cuts, last: device numbers, with whether the start
-    had been noted as healthy. after: what may be done when it is up (devices, not noted anew).
-    verdict: what the boot was."""
+    had been noted as healthy. after: what may be done when it is up (devices, not noted anew)."""
 
     ending: Ending
     cuts: tuple[tuple[int, bool], ...]
     last: tuple[int, bool]
     reset: tuple[int, bool]
     after: tuple[int, ...] = ()
-    verdict: decide.Final | None = None
-
-
-@dataclass(frozen=True)
-class Step:
-    """One boot of a state. what: a slot, "rescue" or "nothing". ending: besides those of a slot
-    "waiting", in rescue, for a person. cuts: states that a cut of the power can leave.
-    after: what may be done while it is up."""
-
-    what: str
-    ending: str
-    cuts: tuple[State, ...]
-    last: State
-    after: tuple[State, ...] = ()
-    verdict: decide.Final | None = None
-    installed: Slot | None = None
 
 
 @dataclass(frozen=True)
@@ -93,11 +77,37 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Visited:
-    """A visit of the rescue system. installed: the slot that got another image."""
+    """A visit of the rescue system. ending: "restart", or "waiting" for a person. installed: the
+    slot that got another image."""
 
     ending: str
     passed: tuple[State, ...]
     installed: Slot | None
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a start of a device does, whatever its start record. what: a slot or "nothing".
+
+    cuts: changes and devices that a cut of the power can leave. ends: those that the start
+    itself leaves, and how it ends; of these exactly one fits a record. after: what may be done
+    while it is up.
+    """
+
+    what: str
+    cuts: tuple[tuple[Change, int], ...]
+    ends: tuple[tuple[Change, int, str], ...]
+    after: tuple[tuple[Change, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one start of a state ends. next: the state then; of a visit that waits, the last."""
+
+    what: str
+    ending: str
+    next: State
+    installed: Slot | None = None
 
 
 @dataclass
@@ -108,10 +118,15 @@ class Model:
     limits: Limits
     numbers: dict[Device, int] = field(default_factory=dict)
     as_met: dict[Device, int] = field(default_factory=dict)
-    loads: dict[tuple[int, bool, bool], Loaded] = field(default_factory=dict)
     devices: list[Device] = field(default_factory=list)
+    loads: dict[tuple[int, Choice], Loaded] = field(default_factory=dict)
     boots: dict[tuple[int, Behaviour], Ended] = field(default_factory=dict)
+    courses: dict[tuple[int, Choice, Behaviour], Course] = field(default_factory=dict)
     visits: dict[tuple[int, Wish, bool], Visited] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """No record is known."""
+        self.wishes = Wishes(self.board)
 
     def number(self, device: Device) -> int:
         """Of the device in its smallest form."""
@@ -129,7 +144,7 @@ class Model:
     def off(self, device: Device, *, rebooted: bool) -> int:
         """The device when nothing runs. rebooted: by its own software."""
         kept = powered_off(self.board.kind, device.kept, rebooted=rebooted)
-        return self.number(replace(device, kept=kept))
+        return self.number(device if kept is device.kept else replace(device, kept=kept))
 
     def boot(self, number: int, untouched: Behaviour) -> Ended:
         """The boot of the slot that the loader starts, from early boot on."""
@@ -151,26 +166,28 @@ class Model:
                 (self.off(boot.device, rebooted=ending != "reset"), boot.noted),
                 (self.off(boot.device, rebooted=False), boot.noted),
                 tuple(dict.fromkeys(self.changes(boot))) if up else (),
-                boot.verdict,
             )
         return self.boots[key]
 
     def visit(self, number: int, wish: Wish, network: bool) -> Visited:
-        """A visit of the rescue system."""
-        key = (number, wish, network)
+        """A visit of the rescue system. number: of the device when it runs."""
+        key = (number, begun(wish), network)
         if key not in self.visits:
-            visit = Visit(self.board, self.devices[number], wish, network)
+            visit = Visit(self.board, self.devices[number], key[1], network)
             ending = visit.run()
-            passed = tuple((self.off(device, rebooted=False), w) for device, w in visit.states)
-            self.visits[key] = Visited(ending, passed, visit.installed)
+            passed = tuple(
+                (self.off(device, rebooted=False), self.wishes.number(w))
+                for device, w in visit.states
+            )
+            last = (self.off(visit.device, rebooted=True), self.wishes.number(visit.wish))
+            self.visits[key] = Visited(ending, (*dict.fromkeys(passed), last), visit.installed)
         return self.visits[key]
 
-    def load(self, number: int, wish: Wish) -> Loaded:
-        """What the loader starts."""
-        asked = self.board.rescue and wished(self.board, wish)
-        key = (number, asked, overdue(self.board, wish))
+    def load(self, number: int, choice: Choice) -> Loaded:
+        """What the loader starts. choice: what it sees in the start record."""
+        key = (number, choice)
         if key not in self.loads:
-            started = start(self.board, self.devices[number], wish)
+            started = start(self.board, self.devices[number], asked=choice[0], overdue=choice[1])
             self.loads[key] = Loaded(
                 started,
                 tuple(self.off(cut, rebooted=False) for cut in started.cuts),
@@ -179,97 +196,103 @@ class Model:
             )
         return self.loads[key]
 
-    def steps(self, state: State, untouched: Behaviour, network: bool) -> Step:
-        """One boot of whatever starts. untouched: how the image behaves while undamaged."""
-        number, wish = state
-        device, load = self.devices[number], self.load(number, wish)
+    def course(self, number: int, choice: Choice, untouched: Behaviour) -> Course:
+        """One start of a slot, or of nothing. untouched: how the image behaves when undamaged."""
+        key = (number, choice, untouched)
+        if key not in self.courses:
+            self.courses[key] = self._course(number, choice, untouched)
+        return self.courses[key]
+
+    def _course(self, number: int, choice: Choice, untouched: Behaviour) -> Course:
+        device, load = self.devices[number], self.load(number, choice)
         started, at = load.started, load.off
-        loaded = tuple((cut, wish) for cut in load.cuts)
-        if started.what == "nothing":
-            return Step("nothing", "reset", (*loaded, (at, wish)), (at, wish))
-        if started.what == "rescue":
-            if self.board.kind in ("grub", "u-boot") and wished(self.board, wish):
-                # Its script counts the asking first, so that a rescue that does not come ends.
-                wish = replace(wish, asked=wish.asked + 1)
-                loaded = (*loaded, (at, wish))
-            visited = self.visit(at, wish, network)
-            passed = visited.passed
-            return Step(
-                "rescue", visited.ending, (*loaded, *passed), passed[-1],
-                installed=visited.installed,
-            )  # fmt: skip
-        if started.uncounted:
-            wish = replace(wish, loads=min(wish.loads + 1, self.board.most_loads))
-            loaded = (*loaded, (at, wish))
+        cuts = [(Change(), cut) for cut in load.cuts]
+        if started.what not in SLOTS:
+            return Course("nothing", tuple(cuts), ((Change(), at, "reset"),))
         slot: Slot = started.what
         behaviour = possible(device, slot, untouched=untouched)
+        change = Change(
+            loader="loads" if started.uncounted else "",
+            slot=slot,
+            opens=behaviour != "mount",
+            volatile=not device.state,
+            repair=self.asks_for_state(started, device, behaviour),
+        )
+        if started.uncounted:
+            cuts.append((change, at))
         if behaviour == "kernel":
-            return Step(slot, "reset", (*loaded, (at, wish)), (at, wish))
-        written: tuple[Wish, ...] = (wish,)
-        asks = False
-        if self.board.rescue:
-            written, asks = initramfs(self.board, wish, slot, behaviour)
-        passed = (*loaded, *((at, self.unpowered(item)) for item in written))
-        if asks:
-            after = (load.rebooted, written[-1])
-            return Step(slot, "restart", passed, after)
-        counted = written[-1]
-        if not device.state and self.asks_for_state(started, counted, behaviour):
-            asked = replace(counted, rescue=True)
-            after = (load.rebooted, asked)
-            return Step(slot, "restart", (*passed, (at, asked)), after)
+            return Course(slot, tuple(cuts), ((change, at, "reset"),))
+        cuts.append((replace(change, stage="written"), at))
+        ends = [(replace(change, stage="asking"), load.rebooted, "restart")]
+        if change.repair:
+            asking = replace(change, stage="state")
+            cuts.append((asking, at))
+            ends.append((asking, load.rebooted, "restart"))
         ended = self.boot(number, behaviour)
-        noted = counted.healthy(volatile=not device.state)
+        healthy, counted = replace(change, stage="healthy"), replace(change, stage="counted")
 
-        def then(item: tuple[int, bool]) -> State:
-            return item[0], noted if item[1] else counted
+        def then(noted: bool) -> Change:
+            return healthy if noted else counted
 
-        cuts = (*passed, *(then(item) for item in ended.cuts), then(ended.reset))
-        return Step(
-            slot, ended.ending, cuts, then(ended.last), tuple((n, noted) for n in ended.after),
-            ended.verdict,
-        )  # fmt: skip
+        cuts += [(then(noted), n) for n, noted in (*ended.cuts, ended.reset)]
+        last = then(ended.last[1])
+        ends.append((last, ended.last[0], ended.ending))
+        after = [(healthy, n) for n in ended.after]
+        if ended.ending == "up" and self.limits.by_hand and self.board.rescue:
+            after.append((replace(last, by_hand=True), ended.last[0]))
+        return Course(slot, tuple(cuts), tuple(ends), tuple(after))
 
-    def asks_for_state(self, started: Started, wish: Wish, behaviour: Behaviour) -> bool:
+    def asks_for_state(self, started: Started, device: Device, behaviour: Behaviour) -> bool:
         """ask_for_rescue in recovery.early: the state partition cannot be used."""
-        if not self.board.rescue or wish.rescued or wish.asked or behaviour in ("mount", "early"):
+        if device.state or not self.board.rescue or behaviour in ("mount", "early"):
             return False
         assert started.what in SLOTS
         return not counting(self.board, started.device, started.what, started.is_try)
 
-    def unpowered(self, wish: Wish) -> Wish:
-        """The wish after a cut: the Pi's firmware forgets what a reboot was asked for."""
-        return replace(wish, one_shot=False) if self.board.kind == "tryboot" else wish
+    def edges(self, number: int, choice: Choice) -> tuple[tuple[Change, int], ...]:
+        """All that one start of a slot, or of nothing, can lead to, whichever way it goes."""
+        found: dict[tuple[Change, int], None] = {}
+        started = self.load(number, choice).started
+        for behaviour in BEHAVIOURS if started.what in SLOTS else BEHAVIOURS[:1]:
+            course = self.course(number, choice, behaviour)
+            found.update(dict.fromkeys(course.cuts))
+            for change, device, _ in course.ends:
+                found[replace(change, powered=True), device] = None
+            for change, device in course.after:
+                found[replace(change, powered=change.by_hand), device] = None
+        return tuple(found)
 
-    def successors(self, state: State) -> Iterator[State]:
-        """Every state that one event can lead to."""
+    def rescue_edges(self, number: int, choice: Choice) -> tuple[tuple[Change, int], ...]:
+        """What a start of rescue can leave before it writes."""
+        load = self.load(number, choice)
+        found = [(Change(), cut) for cut in load.cuts]
+        if choice[0] and self.board.kind in ("grub", "u-boot"):
+            found.append((Change(loader="asked"), load.off))
+        return tuple(found)
+
+    def outcome(self, state: State, untouched: Behaviour, network: bool) -> Outcome:
+        """How one start of whatever starts ends, when nothing cuts it."""
         number, wish = state
-        for rotten in damaged(self.board, self.devices[number], self.limits):
-            yield self.number(rotten), wish
-        if self.devices[number].damage and wish != Wish():
-            yield (
-                self.number(replace(self.devices[number], damage=self.devices[number].damage - 1)),
-                Wish(),
-            )
-        started = self.load(number, wish).started
-        behaviours = BEHAVIOURS if started.what in SLOTS else BEHAVIOURS[:1]
-        networks = (True, False) if started.what == "rescue" else (False,)
-        for behaviour in behaviours:
-            for network in networks:
-                step = self.steps(state, behaviour, network)
-                for device, then in step.cuts:
-                    yield device, self.unpowered(then)
-                yield step.last
-                yield step.last[0], self.unpowered(step.last[1])
-                for device, then in step.after:
-                    yield device, self.unpowered(then)
-                if step.ending == "up" and self.limits.by_hand and self.board.rescue:
-                    device, then = step.last
-                    for action in (False, True):
-                        wished = replace(then, rescue=True, person=True, action=action, asked=0)
-                        yield device, wished
-                        if self.board.kind in ("systemd-boot", "tryboot"):
-                            yield device, replace(wished, one_shot=True)
+        choice = self.wishes.choice(self.wishes.all[wish])
+        load = self.load(number, choice)
+        if load.started.what == "rescue":
+            visited = self.visit(load.off, self.wishes.all[wish], network)
+            return Outcome("rescue", visited.ending, visited.passed[-1], visited.installed)
+        course = self.course(number, choice, untouched)
+        for change, device, ending in course.ends:
+            after = self.wishes.after(change, wish)
+            if after >= 0:
+                return Outcome(course.what, ending, (device, after))
+        raise AssertionError(f"no end fits {self.wishes.all[wish]}")
+
+    def rotten(self, number: int) -> Iterator[tuple[Change, int]]:
+        """What rots."""
+        device = self.devices[number]
+        for damage in damaged(self.board, device, self.limits):
+            yield Change(), self.number(damage)
+        if device.damage:
+            spent = replace(device, damage=device.damage - 1)
+            yield Change(stage="lost"), self.number(spent)
 
     def changes(self, boot: Boot) -> Iterator[int]:
         """What a person or a timer may do to the device while it is up, in all its steps."""
@@ -326,17 +349,18 @@ def damaged(board: Board, device: Device, limits: Limits) -> Iterator[Device]:
             yield device.with_place(slot, replace(place, artifact="refused"))
             if limits.crashes:
                 yield device.with_place(slot, replace(place, artifact="crashes"))
-    yield replace(device, kept=lost(board.kind))
+    yield replace(device, kept=lost(board.kind, rescue=board.rescue))
     yield replace(device, state=False)
     yield replace(device, record=None, generations=())
 
 
 @dataclass
 class Explored:
-    """model: with all its devices. found: each state, with the one that it came from."""
+    """model: with all its devices and records. found: of each device the set of its records."""
 
     model: Model
-    found: dict[State, State | None]
+    found: dict[int, int]
+    states: int
     transitions: int
     complete: bool
 
@@ -344,16 +368,64 @@ class Explored:
 def explore(board: Board, limits: Limits, most: int = 0) -> Explored:
     """All reachable powered-off states. most: stop there (0: never); then it is a sample."""
     model = Model(board, limits)
-    first = (model.number(new(board, limits.damage)), Wish())
-    found: dict[State, State | None] = {first: None}
-    queue, transitions = deque([first]), 0
+    wishes = model.wishes
+    explored = Explored(model, {}, 0, 0, complete=True)
+    waiting: dict[int, int] = {}
+    queue: deque[int] = deque()
+
+    def reach(number: int, found: int) -> None:
+        before = explored.found.get(number, 0)
+        new = found & ~before
+        if new:
+            explored.found[number] = before | new
+            explored.states += new.bit_count()
+            if number not in waiting:
+                queue.append(number)
+            waiting[number] = waiting.get(number, 0) | new
+
+    def follow(edges: tuple[tuple[Change, int], ...], part: int) -> None:
+        for change, number in edges:
+            image, count = wishes.image(change, part)
+            explored.transitions += count
+            reach(number, image)
+
+    import time
+
+    t0 = time.time()
+    steps = 0
+    reach(model.number(new(board, limits.damage)), 1 << wishes.number(Wish()))
     while queue:
-        if most and len(found) >= most:
-            return Explored(model, found, transitions, complete=False)
-        state = queue.popleft()
-        for after in model.successors(state):
-            transitions += 1
-            if after not in found:
-                found[after] = state
-                queue.append(after)
-    return Explored(model, found, transitions, complete=True)
+        if most and explored.states >= most:
+            explored.complete = False
+            return explored
+        number = queue.popleft()
+        steps += 1
+        if steps % 1000 == 0:
+            print(
+                steps,
+                explored.states,
+                len(explored.found),
+                len(queue),
+                len(wishes.all),
+                round(time.time() - t0),
+                flush=True,
+            )
+        fresh = waiting.pop(number)
+        follow(tuple(model.rotten(number)), fresh)
+        for choice, bits in list(wishes.choices.items()):
+            part = fresh & bits
+            if not part:
+                continue
+            load = model.load(number, choice)
+            if load.started.what != "rescue":
+                follow(model.edges(number, choice), part)
+                continue
+            follow(model.rescue_edges(number, choice), part)
+            for wish, those in list(wishes.visits.items()):
+                if not part & those:
+                    continue
+                for network in (True, False):
+                    for device, written in model.visit(load.off, wish, network).passed:
+                        explored.transitions += (part & those).bit_count()
+                        reach(device, 1 << written)
+    return explored

@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Literal
 from unittest import mock
@@ -36,7 +36,7 @@ from recovery.bootcontrol.tryboot import IS_TRY, REBOOT_PARAMETER, TRYBOOT, Tryb
 from recovery.bootcontrol.tryboot import SIZE as AUTOBOOT_SIZE
 from recovery.bootcontrol.uboot import UbootEnvironment
 from recovery.slots import BootControl, Slot, SlotState
-from tests.recovery.loaders import MEMORY, PARTITIONS
+from tests.recovery.loaders import MEMORY, PARTITIONS, RESCUE_PARTITION
 
 Kind = Literal["systemd-boot", "grub", "u-boot", "tryboot"]
 KINDS: tuple[Kind, ...] = ("systemd-boot", "grub", "u-boot", "tryboot")
@@ -51,10 +51,20 @@ _NOW, _PAST = b"boot=now", b"boot=old"
 @dataclass(frozen=True)
 class Kept:
     """What lasts. files: name and content, sorted; of raw partitions the copies of the record
-    are the files. ask: what the next reboot is asked for (tryboot); not durable."""
+    are the files. ask: what the next reboot is asked for (tryboot); not durable. rescue: the
+    device has a rescue system, which the record can name (tryboot)."""
 
     files: tuple[tuple[str, bytes], ...]
     ask: bool = False
+    rescue: bool = False
+
+    def __hash__(self) -> int:
+        """As of any value, but worked out once."""
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.files, self.ask, self.rescue))
 
 
 @dataclass(frozen=True)
@@ -70,8 +80,8 @@ class Known:
         return self.a if slot == "a" else self.b
 
 
-def factory(kind: Kind) -> Kept:
-    """Slot a, successful."""
+def factory(kind: Kind, *, rescue: bool = False) -> Kept:
+    """Slot a, successful. rescue: the device has a rescue system."""
     if kind == "systemd-boot":
         return Kept(((entry_name("a", None), entry_text("a", 1).encode()),))
     if kind == "grub":
@@ -81,30 +91,30 @@ def factory(kind: Kind) -> Kept:
         data = ubootenv.encode(ubootenv.Environment(1, ubootenv.with_record((), _FACTORY)))
         return canonical(kind, Kept((("0", data), ("1", b""))))
     data = autoboot.encode(autoboot.Autoboot(_FACTORY, ""), PARTITIONS, AUTOBOOT_SIZE)
-    return Kept((("autoboot.txt", data),))
+    return Kept((("autoboot.txt", data),), rescue=rescue)
 
 
-def lost(kind: Kind) -> Kept:
+def lost(kind: Kind, *, rescue: bool = False) -> Kept:
     """The record is gone."""
-    empty = {"systemd-boot": (), "tryboot": ()}.get(kind, (("0", b""), ("1", b"")))
-    return Kept(empty)
-
-
-KNOWS_NOTHING = {kind: (lost(kind),) for kind in KINDS}
-"""Records that are lost, by kind."""
+    if kind in ("systemd-boot", "tryboot"):
+        return Kept((), rescue=rescue and kind == "tryboot")
+    return Kept((("0", b""), ("1", b"")))
 
 
 def powered_off(kind: Kind, kept: Kept, *, rebooted: bool) -> Kept:
     """What is left when nothing runs. rebooted: by software, so a wish reaches the firmware."""
-    if kind != "tryboot":
-        return kept
-    files = tuple((name, data.replace(_NOW, _PAST)) for name, data in kept.files)
-    return Kept(files, ask=kept.ask and rebooted)
+    return _forgotten(kept, rebooted) if kind == "tryboot" else kept
 
 
 @cache
-def known(kind: Kind, kept: Kept, current: Slot, is_try: bool = False) -> Known:
-    """What the boot control of a running system says."""
+def _forgotten(kept: Kept, rebooted: bool) -> Kept:
+    files = tuple((name, data.replace(_NOW, _PAST)) for name, data in kept.files)
+    return replace(kept, files=files, ask=kept.ask and rebooted)
+
+
+@cache
+def known(kind: Kind, kept: Kept, current: Slot | None, is_try: bool = False) -> Known:
+    """What the boot control of a running system says. current: None in the rescue system."""
     with _device(kind, kept, current, is_try) as (control, _):
         return Known(control.active_slot(), control.slot_state("a"), control.slot_state("b"))
 
@@ -113,7 +123,7 @@ def known(kind: Kind, kept: Kept, current: Slot, is_try: bool = False) -> Known:
 def changed(
     kind: Kind,
     kept: Kept,
-    current: Slot,
+    current: Slot | None,
     verb: Verb,
     slot: Slot,
     *,
@@ -136,7 +146,7 @@ def changed(
 
 @contextmanager
 def _device(
-    kind: Kind, kept: Kept, current: Slot, is_try: bool
+    kind: Kind, kept: Kept, current: Slot | None, is_try: bool
 ) -> Iterator[tuple[BootControl, Callable[[], Kept]]]:
     """The boot control on files that hold the record, and how to read them back."""
     root = Path(tempfile.mkdtemp(dir=MEMORY))
@@ -151,7 +161,9 @@ def _device(
         shutil.rmtree(root)
 
 
-def _systemd_boot(root: Path, kept: Kept, current: Slot) -> tuple[BootControl, Callable[[], Kept]]:
+def _systemd_boot(
+    root: Path, kept: Kept, current: Slot | None
+) -> tuple[BootControl, Callable[[], Kept]]:
     entries = root / _ENTRIES
     entries.mkdir(parents=True)
     (root / "EFI/orbital").mkdir(parents=True)
@@ -172,7 +184,7 @@ def _systemd_boot(root: Path, kept: Kept, current: Slot) -> tuple[BootControl, C
 
 
 def _partition(
-    kind: Kind, root: Path, kept: Kept, current: Slot
+    kind: Kind, root: Path, kept: Kept, current: Slot | None
 ) -> tuple[BootControl, Callable[[], Kept]]:
     path, size = root / "environment", 512 if kind == "grub" else ubootenv.SIZE
     whole = bytearray(factory_environment() if kind == "grub" else b"")
@@ -191,7 +203,7 @@ def _partition(
 
 
 def _tryboot(
-    root: Path, kept: Kept, current: Slot, is_try: bool
+    root: Path, kept: Kept, current: Slot | None, is_try: bool
 ) -> tuple[BootControl, Callable[[], Kept]]:
     firmware, parameter = root / "firmware", root / REBOOT_PARAMETER
     for name, data in (
@@ -210,9 +222,11 @@ def _tryboot(
             for path in firmware.iterdir()
             if not path.name.startswith(".")
         )
-        return Kept(tuple(files), parameter.is_file() and parameter.read_text() == TRYBOOT)
+        ask = parameter.is_file() and parameter.read_text() == TRYBOOT
+        return replace(kept, files=tuple(files), ask=ask)
 
-    return Recorded(TrybootFile(firmware, PARTITIONS, root), current), look
+    rescue = RESCUE_PARTITION if kept.rescue else 0
+    return Recorded(TrybootFile(firmware, PARTITIONS, root, rescue=rescue), current), look
 
 
 @contextmanager

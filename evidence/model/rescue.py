@@ -12,7 +12,7 @@ from typing import Literal
 
 from evidence.model.boot import POLICY, Boot
 from evidence.model.device import Board, Device, Place, Wish, root_hash
-from evidence.model.records import KNOWS_NOTHING, Verb, changed, known
+from evidence.model.records import Verb, changed, known, lost
 from recovery import plan
 from recovery.decide import REPAIRS, DropTrial, View, Waiting, assess
 from recovery.generations import Generation
@@ -71,7 +71,7 @@ class Visit:
                 return "restart"
             if isinstance(repair, decide.RepairBoot):
                 self.tried.add("boot")
-                self.control("tidy", self.first() or "a")
+                self.control("tidy", "a")
             elif isinstance(repair, decide.RepairState):
                 self.tried.add("state")
                 self.to(replace(self.device, state=True, record=None, generations=()))
@@ -91,13 +91,12 @@ class Visit:
 
     def control(self, verb: Verb, slot: Slot, tries: int = 0) -> None:
         """A change of the loader's record."""
-        current = self.first() or "a"
-        for kept in changed(self.board.kind, self.device.kept, current, verb, slot, tries=tries):
+        for kept in changed(self.board.kind, self.device.kept, None, verb, slot, tries=tries):
             self.to(replace(self.device, kept=kept))
 
     def do(self, steps: tuple[Step, ...]) -> None:
         """The steps of a plan."""
-        boot = Boot(self.board, self.device, self.first() or "a")
+        boot = Boot(self.board, self.device, "a", rescuing=True)
         boot.do(steps)
         for device, _ in boot.states:
             self.to(device)
@@ -108,7 +107,7 @@ class Visit:
             action="reset" if met.action else "",
             person=False,
             rescued=met.rescued,
-            boot="damaged" if self.device.kept in KNOWS_NOTHING[self.board.kind] else "whole",
+            boot="damaged" if self.device.kept == lost(self.board.kind, rescue=True) else "whole",
             state="whole" if self.device.state else "damaged",
             a=decide.SlotDiagnosis(self.whole("a"), refused=self.refused("a")),
             b=decide.SlotDiagnosis(self.whole("b"), refused=self.refused("b")),
@@ -212,7 +211,7 @@ class Visit:
     def settle(self, committed: Generation) -> None:
         """recovery.rescue.settle, with the same decisions."""
         for _ in range(5):
-            loader = known(self.board.kind, self.device.kept, committed.slot)
+            loader = known(self.board.kind, self.device.kept, None)
             assert self.device.record is not None
             view = View(
                 boot_id="now", running=committed, record=self.device.record,

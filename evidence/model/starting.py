@@ -36,12 +36,12 @@ class Started:
     uncounted: bool = False
 
 
-def start(board: Board, device: Device, wish: Wish) -> Started:
-    """What runs next."""
-    if board.rescue and wished(board, wish):
+def start(board: Board, device: Device, *, asked: bool, overdue: bool) -> Started:
+    """What runs next. asked, overdue: what the loader sees in the start record (below)."""
+    if asked:
         return Started("rescue", _unasked(device))
     found = without_wish(board, device)
-    if found.uncounted and overdue(board, wish):
+    if found.uncounted and overdue:
         return replace(found, what="rescue", uncounted=False)
     return found
 
@@ -104,10 +104,7 @@ def _systemd_boot(board: Board, device: Device) -> Started:
     after = devices[-1]
     if _loads(device, slot):
         return Started(slot, after, tuple(devices[:-1]))
-    fallback: Literal["rescue", "nothing"] = (
-        "rescue" if board.rescue and board.returns else "nothing"
-    )
-    return Started(fallback, after, tuple(devices[:-1]))
+    return Started(_fallback(board), after, tuple(devices[:-1]))
 
 
 def _scripted(board: Board, device: Device) -> Started:
@@ -146,16 +143,20 @@ def _environment(board: Board, kept: Kept) -> bytes:
 
 
 def _tryboot(board: Board, device: Device) -> Started:
+    """The Raspberry Pi's firmware; the rescue system's partition lies before the slots'."""
     asked = device.kept.ask
     device = _unasked(device)
     data = next((data for name, data in device.kept.files if name == "autoboot.txt"), b"")
-    for slot in loaders.tryboot(data, asked=asked).slots:
+    found = loaders.tryboot(data, asked=asked)
+    if board.rescue and found.rescue:
+        return Started("rescue", device)
+    onward: tuple[Slot, ...] = ("b",) if board.returns == "onward" and found.slots == ("a",) else ()
+    for slot in (*found.slots, *onward):
         if _loads(device, slot):
-            return Started(slot, device, is_try=asked and slot == _tried(data))
-    # What it does then is not documented for every version: "returns" says the best case.
-    return Started("rescue" if board.rescue and board.returns else "nothing", device)
+            return Started(slot, device, is_try=asked)
+    return Started(_fallback(board), device)
 
 
-def _tried(data: bytes) -> Slot | None:
-    slots = loaders.tryboot(data, asked=True).slots
-    return slots[0] if len(slots) == 1 else None
+def _fallback(board: Board) -> Literal["rescue", "nothing"]:
+    """What the firmware does at last."""
+    return "rescue" if board.rescue and board.returns else "nothing"

@@ -4,13 +4,15 @@ The EEPROM's boot loader reads autoboot.txt from the first partition, and from
 the partition that is named there everything else. So the factory writes
 
     firmware    FAT: autoboot.txt (the boot control's record), an empty config.txt
+    rescue      the boot artifact of the rescue system, before the slots': "the first partition
+                that can be started" is what the firmware takes where autoboot.txt is lost
     boot-a      the boot artifact of slot a
 
 and a boot artifact is a FAT image, written raw into the slot's boot partition::
 
     config.txt      names the files below
     cmdline.txt     the kernel command line
-    vmlinuz         the kernel, not compressed
+    vmlinuz         the kernel, not compressed (gzip in the rescue system, which has no updates)
     initrd          the initramfs
     NAME.dtb        the board's device tree
     start4.elf ...  the firmware's second stage, where the EEPROM does not hold it
@@ -26,6 +28,7 @@ docs/raspberry-pi.md for signed boot (boot.img, boot.sig), which the device make
 
 from __future__ import annotations
 
+import gzip
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,6 +59,8 @@ _FIRMWARE_WATCHDOG_SECONDS = 15
 # of reboot(2). The driver in Linus' kernel (and Debian's) passes nothing on.
 _TRYBOOT_ARGUMENT = b" tryboot"
 _GZIP = b"\x1f\x8b"
+# Without it a Raspberry Pi 5 does not look for autoboot.txt on the partition.
+_EMPTY_CONFIG = b"# Each slot has its own; see autoboot.txt.\n"
 
 
 class RaspberryPiFirmware:
@@ -83,10 +88,11 @@ class RaspberryPiFirmware:
                 f"cannot build for board {ingredients.board.board}: it names no device tree",
                 resolution="set kernel.device_tree in the board file",
             )
+        linux = ingredients.linux.read_bytes()
         files: dict[str, Path | bytes] = {
             "config.txt": config_text(ingredients.board).encode(),
             "cmdline.txt": f"{ingredients.command_line}\n".encode(),
-            "vmlinuz": bare(ingredients.linux.read_bytes()),
+            "vmlinuz": _packed(ingredients) if ingredients.packed else bare(linux),
             "initrd": ingredients.initramfs,
             tree.name: tree,
             **ingredients.firmware_files,
@@ -109,9 +115,9 @@ class RaspberryPiFirmware:
     def loader_copies(
         self, _board: Board, _loader: Path, _work: Path, _tools: Tools, *, built: int
     ) -> Mapping[str, Path | bytes]:
-        """Nothing: the firmware's partition holds the record, which is made again."""
+        """What lies beside the record, which is made again."""
         del built
-        return {}
+        return {"config.txt": _EMPTY_CONFIG}
 
     def write_rescue(
         self, board: Board, artifact: Path, output: Path, _tools: Tools, *, built: int
@@ -128,8 +134,7 @@ class RaspberryPiFirmware:
         record = autoboot.Autoboot(Record(("a",), a=GOOD), "")
         files: dict[str, Path | bytes] = {
             tryboot.FILE: autoboot.encode(record, partition_numbers(board), tryboot.SIZE),
-            # Without it a Raspberry Pi 5 does not take the partition for a bootable one.
-            "config.txt": b"# Each slot has its own; see autoboot.txt.\n",
+            "config.txt": _EMPTY_CONFIG,
         }
         size = factory.layout.extent(label).size
         make_fat(image, size, files, tools, name="FIRMWARE", built=factory.config.built)
@@ -183,6 +188,12 @@ def bare(kernel: bytes) -> bytes:
     if kernel.startswith(_GZIP):
         return zlib.decompressobj(wbits=31).decompress(kernel)
     return kernel
+
+
+def _packed(ingredients: Ingredients) -> bytes:
+    """The kernel in gzip, which the firmware takes for a 64-bit one as well."""
+    linux = ingredients.linux.read_bytes()
+    return linux if linux.startswith(_GZIP) else gzip.compress(linux, mtime=0)
 
 
 def _check_kernel(ingredients: Ingredients) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,12 +69,18 @@ def rescue_base(product: Product, workshop: Workshop) -> BaseSystem:
 
 
 def build_rescue(
-    product: Product, base: BaseSystem, kernel: Kernel, loader: Path, workshop: Workshop
+    product: Product,
+    base: BaseSystem,
+    kernel: Kernel,
+    loader: Path,
+    workshop: Workshop,
+    *,
+    firmware_files: Mapping[str, Path],
 ) -> RescueSystem:
     """The board's rescue system, from the cache or made now.
 
-    loader: what `Firmware.build_loader` made. Raises ManifestError when the partition is too
-    small, ToolError.
+    loader: what `Firmware.build_loader` made. firmware_files: by name, as a slot's boot partition
+    has them. Raises ManifestError when the partition is too small, ToolError.
     """
     board = product.board
     firmware = firmware_of(board)
@@ -99,6 +105,7 @@ def build_rescue(
                 uname=kernel.version,
                 built=workshop.built,
                 device_tree=kernel.device_tree(board.kernel.device_tree),
+                firmware_files=firmware_files,
                 packed=True,
             )
             firmware.build_artifact(ingredients, artifact, workshop.signer, workshop.tools)
@@ -116,6 +123,7 @@ def build_rescue(
         "line": line,
         "os-release": release,
         "device-tree": kernel.device_tree(board.kernel.device_tree) or "",
+        "firmware-files": dict(firmware_files),
         "built": workshop.built,
         "tools": workshop.tools.lock,
         "code": [

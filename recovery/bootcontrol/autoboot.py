@@ -7,6 +7,9 @@
     boot_partition=3          the one start after a reboot with "0 tryboot"
     # orbital order=ba a=good b=1 boot=5d7b1c0e-...
 
+Where the board has a rescue system and no slot is good, [all] names its partition: the firmware
+starts it instead of a slot that has used its try.
+
 The firmware reads at most 512 bytes and knows the filters [all], [none] and
 [tryboot] (Raspberry Pi documentation, "autoboot.txt"). It cannot write, so the
 last line is ours: the order, each slot's count (good, or 0 or 1 tries), and the
@@ -56,9 +59,14 @@ class Autoboot:
         return replace(self.record, a=_used(self.record.a), b=_used(self.record.b))
 
 
-def lasting(record: Record) -> Slot:
-    """The slot that the firmware starts when nothing is being tried."""
+def lasting(record: Record, rescue: int = 0) -> Slot | None:
+    """The slot that the firmware starts when nothing is being tried; None for the rescue system.
+
+    rescue: number of its partition, 0 when there is none.
+    """
     good = [slot for slot in record.order if record.count(slot).good]
+    if rescue and not good:
+        return None
     return (*good, *record.order, SLOTS[0])[0]
 
 
@@ -68,12 +76,12 @@ def trying(record: Record) -> Slot | None:
     return live[0] if live and not record.count(live[0]).good else None
 
 
-def decode(data: bytes, numbers: dict[Slot, int]) -> Autoboot:
-    """The file's meaning. numbers: of each slot's boot partition.
+def decode(data: bytes, numbers: dict[Slot, int], rescue: int = 0) -> Autoboot:
+    """The file's meaning. numbers: of each slot's boot partition. rescue: of the rescue system's.
 
-    Raises ValueError when the firmware would start neither slot from it. What
-    the firmware reads counts: where our line is absent or says otherwise, the
-    slot under [all] is good, and so is the other one.
+    Raises ValueError when the firmware would start neither slot from it, and our
+    line does not say that none may start. What the firmware reads counts: where our
+    line is absent or says otherwise, the slot under [all] is good, and so is the other one.
     """
     if len(data) > LIMIT:
         raise ValueError(f"{len(data)} bytes are more than the firmware reads")
@@ -91,23 +99,29 @@ def decode(data: bytes, numbers: dict[Slot, int]) -> Autoboot:
         elif line.strip(b"# "):
             others.append((under, line))
     default = next((slot for slot in SLOTS if lasts == b"%d" % numbers[slot]), None)
-    if default is None:
+    if default is None and not (rescue and lasts == b"%d" % rescue):
         raise ValueError("[all] names no slot's boot partition")
     if ours is not None:
         record = Record(_ORDERS[ours[1]], _COUNTS[ours[2]], _COUNTS[ours[3]])
-        if lasting(record) == default:
+        # A device whose image learns of its rescue system later has a slot there that is not good.
+        if default in (lasting(record, rescue), lasting(record)):
             return Autoboot(record, ours[4].decode(), tuple(others))
+    if default is None:
+        raise ValueError("[all] names the rescue system, and no line says why")
     return Autoboot(Record((default, other_slot(default)), GOOD, GOOD), "", tuple(others))
 
 
-def encode(autoboot: Autoboot, numbers: dict[Slot, int], size: int) -> bytes:
+def encode(autoboot: Autoboot, numbers: dict[Slot, int], size: int, rescue: int = 0) -> bytes:
     """The file, of exactly size bytes. Raises ValueError when it does not fit."""
     record = autoboot.record
-    default = lasting(record)
-    tried = trying(record) or other_slot(default)
+    default = lasting(record, rescue)
+    tried = trying(record) or (other_slot(default) if default else None)
     lines: dict[bytes, list[bytes]] = {
-        b"[all]": [b"tryboot_a_b=1", b"boot_partition=%d" % numbers[default]],
-        b"[tryboot]": [b"boot_partition=%d" % numbers[tried]],
+        b"[all]": [
+            b"tryboot_a_b=1",
+            b"boot_partition=%d" % (numbers[default] if default else rescue),
+        ],
+        b"[tryboot]": [b"boot_partition=%d" % (numbers[tried] if tried else rescue)],
     }
     for under, line in autoboot.others:
         lines.setdefault(under, []).append(line)

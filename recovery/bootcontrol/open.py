@@ -56,7 +56,8 @@ def _record_store(config: DeviceConfig, root: Path) -> RecordStore:
             from recovery.bootcontrol.tryboot import TrybootFile
 
             numbers = {slot: partition_number(config.boot_slots[slot], root) for slot in SLOTS}
-            return TrybootFile(boot_partition(config, root), numbers, root)
+            directory = boot_partition(config, root)
+            return TrybootFile(directory, numbers, root, rescue=_rescue_number(config, root))
         environment = find_partition(config.environment, root)
     except (OSError, KeyError, OrbitalError) as error:
         raise BootControlError(
@@ -69,6 +70,16 @@ def _record_store(config: DeviceConfig, root: Path) -> RecordStore:
     from recovery.bootcontrol.uboot import UbootEnvironment
 
     return UbootEnvironment(environment)
+
+
+def _rescue_number(config: DeviceConfig, root: Path) -> int:
+    """Number of the rescue system's partition; 0 on a device that has none."""
+    if not config.rescue.partition:
+        return 0
+    try:
+        return partition_number(config.rescue.partition, root)
+    except OrbitalError:
+        return 0
 
 
 def boot_partition(config: DeviceConfig, root: Path = Path("/")) -> Path:

@@ -13,8 +13,8 @@ The firmware allows less than other loaders:
   after the try was granted and before the reboot uses it up, too: the device
   stays on what it ran, and the update counts as failed.
 
-When the record is lost (no autoboot.txt, or none that names a slot) the firmware
-starts the first partition that it can.
+When the record is lost (no autoboot.txt, or none that names a partition) the firmware
+starts the first partition that it can: the rescue system's, which lies before the slots'.
 """
 
 from __future__ import annotations
@@ -45,10 +45,14 @@ class TrybootFile:
 
     most_tries = 1
 
-    def __init__(self, firmware: Path, numbers: dict[Slot, int], root: Path = Path("/")) -> None:
-        """firmware: where it is mounted. numbers: of each slot's boot partition."""
+    def __init__(
+        self, firmware: Path, numbers: dict[Slot, int], root: Path = Path("/"), *, rescue: int = 0
+    ) -> None:
+        """firmware: where it is mounted. numbers: of each slot's boot partition. rescue: of the
+        rescue system's, 0 when there is none."""
         self._path = firmware / FILE
         self._numbers = numbers
+        self._rescue = rescue
         self._root = root
         self._boot = boot_id(root)
 
@@ -87,7 +91,7 @@ class TrybootFile:
 
     def _load(self) -> Autoboot | None:
         try:
-            return autoboot.decode(self._path.read_bytes(), self._numbers)
+            return autoboot.decode(self._path.read_bytes(), self._numbers, self._rescue)
         except (FileNotFoundError, ValueError):
             return None
         except OSError as error:
@@ -97,13 +101,16 @@ class TrybootFile:
         size = self._path.stat().st_size if self._path.is_file() else 0
         if size > autoboot.LIMIT or not size:
             # Nothing that the firmware could use is lost by a cut.
-            durable.replace_file(self._path, autoboot.encode(made, self._numbers, SIZE))
+            durable.replace_file(self._path, self._encoded(made, SIZE))
             return
         if size < SIZE:
             # Made by others. It grows by a comment first, within its only sector.
             durable.append_line(self._path, b"#" * (SIZE - size - 1))
             size = self._path.stat().st_size
-        durable.overwrite(self._path, 0, autoboot.encode(made, self._numbers, size))
+        durable.overwrite(self._path, 0, self._encoded(made, size))
+
+    def _encoded(self, made: Autoboot, size: int) -> bytes:
+        return autoboot.encode(made, self._numbers, size, self._rescue)
 
     def _ask(self, record: Record) -> None:
         """Lets the next reboot start the slot that is tried, or nothing but the lasting one."""

@@ -7,7 +7,7 @@ from unittest import mock
 import pytest
 
 from evidence.model import changes
-from evidence.model.campaign import Scope, check
+from evidence.model.campaign import RETURNS, Scope, check
 from evidence.model.check import Findings, check_rest, check_states
 from evidence.model.device import Board, Place
 from evidence.model.explore import Limits, explore
@@ -26,7 +26,7 @@ KNOWN = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_rescue_every_state_of_a_life_of_any_length_is_safe(kind: str) -> None:
+def test_without_rescue_every_state_of_a_life_of_any_length_is_safe(kind: Kind) -> None:
     explored, findings = check(Scope(kind, rescue=False, damage=0, starts=3, states=0))
     assert explored.complete and explored.states > 100
     assert findings.wrong == {}
@@ -34,8 +34,8 @@ def test_without_rescue_every_state_of_a_life_of_any_length_is_safe(kind: str) -
 
 
 @pytest.mark.parametrize("kind", ["systemd-boot", "grub"])
-def test_with_rescue_and_damage_the_first_states_come_to_rest(kind: str) -> None:
-    explored, findings = check(Scope(kind, rescue=True, damage=1, starts=3, states=250))
+def test_with_rescue_and_damage_the_first_states_come_to_rest(kind: Kind) -> None:
+    explored, findings = check(Scope(kind, True, 1, starts=3, states=250, returns=RETURNS[kind][0]))
     assert set(findings.wrong) <= KNOWN[kind], findings.wrong
     assert findings.waited and findings.reached > findings.waited
     assert explored.states >= 250

@@ -11,22 +11,27 @@ import msgspec
 import pytest
 
 from imager.cache import Cache, default_directory
+from imager.command_line import command_line, rescue_command_line
 from imager.disk import build_factory_disk
+from imager.elf import dependencies
 from imager.firmware.choose import firmware_of
 from imager.firmware.kind import Ingredients
 from imager.firmware.raspberry_pi import partition_numbers, passes_tryboot
 from imager.image import Workshop, build_image, read_index
+from imager.initramfs import write_initramfs
 from imager.kernel import prepare_kernel
 from imager.repository.anchor import make_anchor, read_anchor
+from imager.restart import build_restart
 from imager.signing import PeSigner, load_pe_signer
 from imager.tools import Tools
-from imager.tree import Entry
+from imager.tree import Entry, Tree
 from manifests.board import Board
 from manifests.catalogue import find, load_board, load_product
 from recovery.bootcontrol import autoboot
 from recovery.bootcontrol.recorded import GOOD, Record
 from recovery.device import DeviceConfig, encode
 from recovery.errors import ManifestError
+from recovery.process import run
 from recovery.reporter import SilentReporter
 from tests.imager.debs import make_deb
 from tests.recovery import loaders
@@ -35,6 +40,8 @@ BUILT = 1_735_689_600
 # An ARM64 kernel that passes tryboot on, as far as the imager looks.
 KERNEL = b"MZ\x00\xfa" + b"code " * 5000 + b"\0 tryboot\0" + b"data" * 3000
 LINE = "orbital.roothash=" + "ab" * 32 + " orbital.slots=root-a,root-b console=ttyS0,115200 ro"
+
+RESCUE_LINE = "orbital.rescue=1 console=ttyS0,115200 ro"
 
 
 def pi(number: int = 4) -> Board:
@@ -84,6 +91,17 @@ def names_in(tools: Tools, image: Path, at: int = 0) -> set[str]:
 @pytest.fixture(scope="session")
 def signer(keys: Path, tools: Tools) -> PeSigner:
     return load_pe_signer(keys, tools, time=BUILT)
+
+
+@pytest.fixture
+def rescue_artifact(tmp_path: Path, signer: PeSigner, tools: Tools) -> Path:
+    """That of its rescue system."""
+    output = tmp_path / "rescue-artifact.img"
+    pieces = dataclasses.replace(
+        ingredients(tmp_path / "pieces", pi()), packed=True, command_line=RESCUE_LINE
+    )
+    firmware_of(pi()).build_artifact(pieces, output, signer, tools)
+    return output
 
 
 @pytest.fixture
@@ -208,8 +226,11 @@ def test_the_kernel_of_the_maker_is_taken_from_its_package(
     assert kernel.module_files(["sdhci-iproc"]) == []
 
 
-def make_build(directory: Path, board: Board, artifact: Path) -> Path:
+def make_build(directory: Path, board: Board, artifact: Path, rescue: Path, tools: Tools) -> Path:
     """As much of a build directory as a factory disk takes."""
+    directory.mkdir(parents=True)
+    image = directory / "rescue.img"
+    firmware_of(board).write_rescue(board, rescue, image, tools, built=BUILT)
     config = DeviceConfig(
         system="gateway",
         version="1.0",
@@ -230,19 +251,23 @@ def make_build(directory: Path, board: Board, artifact: Path) -> Path:
 
 
 def test_the_factory_card_starts_slot_a_and_is_as_the_firmware_wants_it(
-    artifact: Path, tmp_path: Path, tools: Tools
+    artifact: Path, rescue_artifact: Path, tmp_path: Path, tools: Tools
 ) -> None:
     board = pi()
     disk = tmp_path / "card.img"
-    build = make_build(tmp_path / "build", board, artifact)
+    build = make_build(tmp_path / "build", board, artifact, rescue_artifact, tools)
     build_factory_disk(build, board, disk, tools, reporter=SilentReporter())
     table = json.loads(tools.run("sfdisk", "--json", disk).stdout)["partitiontable"]
     assert table["label"] == "gpt"
     found = {part["name"]: part for part in table["partitions"]}
     basic_data = "EBD0A0A2-B9E5-4433-87C0-68B6B72699C7"
-    for label in ("firmware", "boot-a", "boot-b"):
+    for label in ("firmware", "rescue", "boot-a", "boot-b"):
         assert found[label]["type"] == basic_data, label
-    assert [part["name"] for part in table["partitions"]][:3] == ["firmware", "boot-a", "boot-b"]
+    order = [part["name"] for part in table["partitions"]]
+    # All within the eight that the firmware walks through; rescue is the first that it can start.
+    assert order[:5] == ["firmware", "rescue", "boot-a", "boot-b", "environment"]
+    assert len(order) == 8
+    assert order.index("rescue") + 1 == loaders.RESCUE_PARTITION
 
     # What the firmware reads: the model of it starts slot a, asked or not.
     at = found["firmware"]["start"] * 512
@@ -251,7 +276,7 @@ def test_the_factory_card_starts_slot_a_and_is_as_the_firmware_wants_it(
     assert len(record) < 512
     assert loaders.tryboot(record, asked=False).slots == ("a",)
     numbers = partition_numbers(board)
-    assert numbers == loaders.PARTITIONS == {"a": 2, "b": 3}
+    assert numbers == loaders.PARTITIONS == {"a": 3, "b": 4}
     factory = autoboot.decode(record, numbers).seen_from("first boot")
     assert factory == Record(("a",), a=GOOD)
 
@@ -262,6 +287,73 @@ def test_the_factory_card_starts_slot_a_and_is_as_the_firmware_wants_it(
         stream.seek(found["boot-b"]["start"] * 512)
         assert not any(stream.read(1 << 20))
     assert read_fat(tools, disk, "cmdline.txt", start) == f"{LINE}\n".encode()
+
+    # The rescue system, as a boot partition that says so itself.
+    at = found["rescue"]["start"] * 512
+    assert {"config.txt", "vmlinuz", "start4.elf"} <= names_in(tools, disk, at)
+    assert read_fat(tools, disk, "cmdline.txt", at) == f"{RESCUE_LINE}\n".encode()
+
+
+def test_what_rescue_starts_from_is_packed_and_has_the_firmware_files(
+    rescue_artifact: Path, tools: Tools
+) -> None:
+    """A boot partition of its own: nothing of a slot is needed to start it."""
+    assert names_in(tools, rescue_artifact) == {
+        "bcm2711-rpi-4-b.dtb", "cmdline.txt", "config.txt", "fixup4.dat", "initrd", "start4.elf",
+        "vmlinuz",
+    }  # fmt: skip
+    assert gzip.decompress(read_fat(tools, rescue_artifact, "vmlinuz")) == KERNEL
+    assert tools.run("fsck.fat", "-n", rescue_artifact).returncode == 0
+
+
+def test_rescue_can_put_back_what_the_firmware_needs_beside_the_record(
+    tmp_path: Path, tools: Tools
+) -> None:
+    copies = firmware_of(pi(5)).loader_copies(pi(5), tmp_path, tmp_path, tools, built=BUILT)
+    assert set(copies) == {"config.txt"}
+
+
+def test_the_initramfs_is_told_which_partition_to_ask_for() -> None:
+    words = command_line(pi(), root_hash="ab" * 32, hash_offset=4096).split()
+    assert {"orbital.starts=environment", "orbital.oneshot=partition:rescue"} <= set(words)
+    assert "orbital.oneshot=partition:rescue" not in rescue_command_line(pi()).split()
+
+
+def test_the_program_that_restarts_with_an_argument_is_static_and_always_the_same(
+    tools: Tools,
+) -> None:
+    program = build_restart(pi(), tools)
+    assert program == build_restart(pi(5), tools)
+    assert (program[:5], program[18:20]) == (b"\x7fELF\x02", (183).to_bytes(2, "little"))
+    needs = dependencies(program, "restart")
+    assert (needs.interpreter, needs.needed) == ("", ())
+    assert len(program) < 8192
+    other = load_board(find("board", "qemu-aarch64-uboot"))
+    assert build_restart(other, tools) == b""
+
+
+@pytest.mark.boot
+@pytest.mark.build
+def test_a_kernel_gets_the_argument_of_the_restart(tmp_path: Path, tools: Tools) -> None:
+    """By Debian's arm64 kernel in QEMU, with the program as PID 1: what a Raspberry Pi's kernel
+    then passes on is its driver's."""
+    kernel = prepare_kernel(
+        load_board(find("board", "qemu-aarch64-uboot")), Cache(default_directory()), tools
+    )
+    tree = Tree()
+    tree.directory("dev")
+    tree.file("init", build_restart(pi(), tools), 0o755)
+    write_initramfs(tree, tmp_path / "initramfs", mtime=BUILT)
+    done = run(
+        [
+            "qemu-system-aarch64", "-machine", "virt", "-cpu", "max,pauth=off", "-m", "512",
+            "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot",
+            "-kernel", kernel.image, "-initrd", tmp_path / "initramfs",
+            "-append", "console=ttyAMA0 panic=-1 -- 2",
+        ],
+        timeout=300,
+    )  # fmt: skip
+    assert "reboot: Restarting system with command '2'" in done.stdout
 
 
 @pytest.mark.build

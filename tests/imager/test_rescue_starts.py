@@ -216,6 +216,27 @@ def test_a_start_that_reaches_the_initramfs_takes_the_loaders_count_back(
     assert (after.asked, after.loads) == (1, 0)
 
 
+def test_the_pis_firmware_is_asked_with_the_number_of_the_partition(
+    shell: Path, tmp_path: Path
+) -> None:
+    """restart() passes it on (imager/restart.py); without the partition it is an ordinary boot."""
+    disk = tmp_path / "environment"
+    for label, said in (("rescue", "restart with 2\n"), ("absent", "goes on with\n")):
+        disk.write_bytes(bytes(524288) + to_bytes(WISH) + bytes(512))
+        output = functions(
+            shell,
+            tmp_path,
+            f"starts_label=environment slots=root-a,root-b roothash={IMAGE * 2}"
+            f" oneshot=partition:{label}\n"
+            f"find_partition() {{ found={disk} number=2;"
+            " if [ $1 = absent ]; then found='' number=''; fi; }\n"
+            'restart() { echo "restart with $argument"; exit; }\n'
+            "consult_starts; echo goes on with $argument",
+        )
+        assert output.endswith(said)
+        assert parse(disk.read_bytes()[524288:]).asked == 1
+
+
 def test_a_disk_that_cannot_be_written_boots_as_ever(shell: Path, tmp_path: Path) -> None:
     disk = tmp_path / "environment"
     disk.write_bytes(bytes(524288) + to_bytes(WISH) + bytes(512))

@@ -27,17 +27,21 @@ from recovery.slots import SLOTS, BootControl, Slot
 FACTORY = Record(("a",), a=GOOD)
 SECOND_COPY = 65536
 ENVIRONMENT_SIZE = 1024 * 1024
-PARTITIONS: dict[Slot, int] = {"a": 2, "b": 3}
+PARTITIONS: dict[Slot, int] = {"a": 3, "b": 4}
+# The Raspberry Pi's rescue system: before the slots'.
+RESCUE_PARTITION = 2
 # Where fsync costs nothing, if there is such a place.
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 @dataclass(frozen=True)
 class Start:
-    """slots: in the order in which they are loaded until one starts. writes: offset and bytes."""
+    """slots: in the order in which they are loaded until one starts. writes: offset and bytes.
+    rescue: the rescue system comes before them."""
 
     slots: tuple[Slot, ...]
     writes: tuple[tuple[int, bytes], ...] = ()
+    rescue: bool = False
 
 
 # GRUB: a script of load_env, save_env and tests of variables.
@@ -191,7 +195,12 @@ def tryboot(file: bytes, *, asked: bool) -> Start:
         elif passes and (match := re.fullmatch(r"boot_partition=([0-9]+)", line)):
             partition = int(match[1])
     named = next((slot for slot in SLOTS if PARTITIONS[slot] == partition), None)
-    return Start(SLOTS if named is None else (named,))
+    # Partition 0 is the first one that can be started.
+    return (
+        Start(SLOTS, rescue=partition in (0, RESCUE_PARTITION))
+        if named is None
+        else Start((named,))
+    )
 
 
 def _slots(words: list[str]) -> tuple[Slot, ...]:

@@ -12,11 +12,12 @@ from recovery.bootcontrol.recorded import GOOD, Count, Record
 from recovery.slots import Slot
 from tests.recovery.loaders import (
     PARTITIONS,
+    RESCUE_PARTITION,
     tryboot,
 )
 
 COUNTS = st.builds(Count, left=st.integers(0, 7), good=st.booleans())
-ORDERS: list[tuple[Slot, ...]] = [("a", "b"), ("b", "a"), ("a",), ("b",)]
+ORDERS: list[tuple[Slot, ...]] = [("a", "b"), ("b", "a"), ("a",), ("b",), ()]
 RECORDS = st.builds(Record, order=st.sampled_from(ORDERS), a=COUNTS, b=COUNTS)
 
 
@@ -46,16 +47,20 @@ ONE_TRY = st.sampled_from([GOOD, Count(0), Count(1)])
 
 
 @given(
-    st.builds(Record, order=st.sampled_from(ORDERS), a=ONE_TRY, b=ONE_TRY), st.integers(300, 512)
+    st.builds(Record, order=st.sampled_from(ORDERS), a=ONE_TRY, b=ONE_TRY),
+    st.integers(300, 512),
+    st.sampled_from([0, RESCUE_PARTITION]),
 )
-def test_every_record_survives_the_autoboot_format(record: Record, size: int) -> None:
+def test_every_record_survives_the_autoboot_format(record: Record, size: int, rescue: int) -> None:
     made = autoboot.Autoboot(record, "5d7b1c0e-11", ((b"[all]", b"x=1"), (b"[none]", b"y=2")))
-    data = autoboot.encode(made, PARTITIONS, size)
+    data = autoboot.encode(made, PARTITIONS, size, rescue)
     assert len(data) == size
-    assert autoboot.decode(data, PARTITIONS) == made
+    assert autoboot.decode(data, PARTITIONS, rescue) == made
     # What the firmware does with it.
-    tried = autoboot.trying(record)
-    assert tryboot(data, asked=False).slots == (autoboot.lasting(record),)
+    tried, lasting = autoboot.trying(record), autoboot.lasting(record, rescue)
+    assert tryboot(data, asked=False).rescue == (lasting is None)
+    if lasting is not None:
+        assert tryboot(data, asked=False).slots == (lasting,)
     if tried is not None:
         assert tryboot(data, asked=True).slots == (tried,)
 

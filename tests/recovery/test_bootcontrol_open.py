@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from recovery.bootcontrol.open import BOOT_DIRECTORY, open_boot_control, verified_slot
-from recovery.device import decode, encode
+from recovery.device import RescuePolicy, decode, encode
 from recovery.early import loader_is_counting
 from recovery.errors import BootControlError
 from recovery.slots import BootControl
@@ -83,6 +83,25 @@ def test_tryboot_is_opened_with_the_numbers_of_its_boot_partitions(tmp_path: Pat
     control.mark_successful("b")
     control.mark_unbootable("a")
     assert "[all]\ntryboot_a_b=1\nboot_partition=3\n" in file.read_text()
+
+
+def test_tryboot_learns_the_number_of_the_rescue_system_where_there_is_one(tmp_path: Path) -> None:
+    root = with_partitions(tmp_path)
+    config = dataclasses.replace(
+        CONFIG,
+        boot_control="tryboot",
+        boot_partition="firmware",
+        boot_slots={"a": "boot-a", "b": "boot-b"},
+    )
+    file = root / BOOT_DIRECTORY / "autoboot.txt"
+    # The label of a partition that this device has, and of one that it does not.
+    for label, named in (("environment", 4), ("rescue", 2)):
+        file.write_text("[all]\ntryboot_a_b=1\nboot_partition=2\n[tryboot]\nboot_partition=3\n")
+        there = dataclasses.replace(config, rescue=RescuePolicy(partition=label))
+        control = open_boot_control(there, root)
+        control.mark_unbootable("b")
+        control.mark_unbootable("a")
+        assert f"[all]\ntryboot_a_b=1\nboot_partition={named}\n" in file.read_text()
 
 
 @pytest.mark.parametrize("kind", ["grub", "u-boot", "tryboot"])

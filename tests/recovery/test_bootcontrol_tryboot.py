@@ -10,13 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recovery.bootcontrol import autoboot
-from recovery.bootcontrol.tryboot import REBOOT_PARAMETER, SIZE
+from recovery.bootcontrol.recorded import Recorded
+from recovery.bootcontrol.tryboot import REBOOT_PARAMETER, SIZE, TrybootFile
 from recovery.errors import BootControlError
 from tests.recovery.builders import EXHAUSTED, SUCCESSFUL, counting
 from tests.recovery.loaders import (
     MEMORY,
     PARTITIONS,
+    RESCUE_PARTITION,
     TrybootBench,
+    tryboot,
 )
 from tests.recovery.redundant import (
     NO_RECORD,
@@ -56,7 +59,7 @@ def test_the_other_slot_loses_its_try(memory: Path) -> None:
     assert observed(bench.control) == ("a", counting(1), EXHAUSTED)
 
 
-RAUC = "[all]\ntryboot_a_b=1\nboot_partition=3\n[tryboot]\nboot_partition=2\n"
+RAUC = "[all]\ntryboot_a_b=1\nboot_partition=4\n[tryboot]\nboot_partition=3\n"
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
@@ -78,7 +81,7 @@ def test_an_autoboot_file_of_others_is_understood_and_grows_in_place(
 def test_what_the_firmware_reads_counts_when_our_line_says_otherwise(memory: Path) -> None:
     bench = TrybootBench(memory)
     text = bench.path.read_bytes()
-    bench.path.write_bytes(text.replace(b"boot_partition=2\n[try", b"boot_partition=3\n[try"))
+    bench.path.write_bytes(text.replace(b"boot_partition=3\n[try", b"boot_partition=4\n[try"))
     assert observed(bench.control) == ("b", SUCCESSFUL, SUCCESSFUL)
 
 
@@ -113,6 +116,54 @@ def test_lines_of_others_in_autoboot_txt_stay(memory: Path) -> None:
     bench.path.write_text(RAUC + "x" * 420 + "\n")
     with pytest.raises(BootControlError, match="no room beside the other lines"):
         bench.control.set_active("a", 1)
+
+
+def with_rescue(bench: TrybootBench) -> Recorded:
+    """Boot control in the rescue system of such a device."""
+    file = TrybootFile(bench.path.parent, PARTITIONS, bench.root, rescue=RESCUE_PARTITION)
+    return Recorded(file, None)
+
+
+def test_where_no_slot_is_good_the_firmware_starts_rescue(memory: Path) -> None:
+    """What rescue starts has one try; when it is used, by a panic or a cut, rescue comes again."""
+    bench = TrybootBench(memory)
+    control = with_rescue(bench)
+    control.mark_unbootable("b")
+    control.set_active("a", 2)
+    data = bench.path.read_bytes()
+    assert tryboot(data, asked=False).rescue
+    assert (tryboot(data, asked=True).slots, tryboot(data, asked=True).rescue) == (("a",), False)
+    assert control.slot_state("a") == counting(1)
+    bench.boot()
+    control = with_rescue(bench)
+    assert control.slot_state("a") == EXHAUSTED
+    control.mark_successful("a")
+    assert not tryboot(bench.path.read_bytes(), asked=False).rescue
+
+
+def test_a_lost_file_is_made_again_in_rescue_with_nothing_in_it_that_starts(memory: Path) -> None:
+    bench = TrybootBench(memory)
+    bench.path.unlink()
+    assert tryboot(b"", asked=False).rescue  # The first partition that can be started.
+    control = with_rescue(bench)
+    control.tidy()
+    assert tryboot(bench.path.read_bytes(), asked=False).rescue
+    assert control.active_slot() is None
+    assert with_rescue(bench).active_slot() is None
+    # Without our line nobody knows why it names rescue: the record is lost.
+    bench.path.write_bytes(b"\n".join(bench.path.read_bytes().split(b"\n")[:5]) + b"\n")
+    assert observed(with_rescue(bench)) == NO_RECORD
+
+
+def test_a_record_of_before_the_device_had_a_rescue_system_is_understood(memory: Path) -> None:
+    bench = TrybootBench(memory)
+    bench.control.set_active("b", 1)
+    bench.control.mark_unbootable("a")
+    before = observed(bench.control)
+    control = with_rescue(bench)
+    assert observed(control) == before
+    control.set_active("b", 1)
+    assert tryboot(bench.path.read_bytes(), asked=False).rescue
 
 
 @settings(max_examples=100, deadline=None)
