@@ -178,8 +178,29 @@ def _role_problems(board: Board) -> Iterator[Problem]:
                 str(found or "none"),
                 f"{'add' if found < count else 'remove'} a partition with role {role}",
             )
+    if board.firmware.kind == "raspberry-pi":
+        yield from _order_problems(board)
     yield from _pair_problems(board, "slot", wanted=True)
     yield from _pair_problems(board, "boot", wanted=board.firmware.kind != "uefi")
+
+
+def _order_problems(board: Board) -> Iterator[Problem]:
+    """Problems of the order of what the Raspberry Pi's firmware starts from.
+
+    It reads autoboot.txt from the first partition only, and where that is lost starts the first
+    one that it can: that must be rescue, which knows how to go on.
+    """
+    roles = [part.role for part in board.layout.partitions]
+    order: list[Role] = ["firmware", "rescue", "boot", "boot"]
+    wanted = [role for role in order if role in roles]
+    found = [role for role in roles if role in order]
+    if "firmware" in roles and (roles[0] != "firmware" or found != wanted):
+        yield Problem(
+            ("layout", "partitions"),
+            f"{', '.join(wanted)} in this order, firmware as the first of all",
+            ", ".join(roles),
+            "sort them: the firmware counts partitions",
+        )
 
 
 def _pair_problems(board: Board, role: Role, *, wanted: bool) -> Iterator[Problem]:

@@ -156,11 +156,29 @@ def changed(kind: str, old: str, new: str) -> tuple[str, int]:
             id="device-tree-with-an-absolute-path",
         ),
         pytest.param(
-            "pi", "    - label: firmware\n      role: firmware\n      size: 64MiB\n", "", -2,
+            "pi", "    - label: firmware\n      role: firmware\n      size: 64MiB\n", "", -3,
             "layout.partitions: expected 1 partition with role firmware (firmware raspberry-pi, "
-            "boot control tryboot), got none",
+            "boot control tryboot, with rescue), got none",
             "add a partition with role firmware",
             id="no-partition-for-the-firmware",
+        ),
+        pytest.param(
+            "pi", "    - label: rescue\n      role: rescue\n      size: 64MiB\n", "", -6,
+            "layout.partitions: expected no partition with role environment (firmware"
+            " raspberry-pi, boot control tryboot), got 1",
+            "remove a partition with role environment",
+            id="no-rescue-for-its-record",
+        ),
+        pytest.param(
+            "pi",
+            "    - label: rescue\n      role: rescue\n      size: 64MiB\n"
+            "    - label: boot-a\n      role: boot\n      slot: a\n      size: 128MiB\n",
+            "    - label: boot-a\n      role: boot\n      slot: a\n      size: 128MiB\n"
+            "    - label: rescue\n      role: rescue\n      size: 64MiB\n", -6,
+            "layout.partitions: expected firmware, rescue, boot, boot in this order, firmware as"
+            " the first of all, got firmware, boot, rescue, boot, environment, slot, slot, state",
+            "sort them: the firmware counts partitions",
+            id="rescue-behind-the-slots",
         ),
         pytest.param(
             "board", "label: root-b", "label: root-a", 0,
