@@ -16,9 +16,10 @@ from __future__ import annotations
 import json
 import random
 import statistics
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -36,7 +37,11 @@ from qemu.shell import Job
 
 # For all the starts of a cycle, on a machine that is much slower than ours.
 REST_SECONDS = 1800
-_PAUSE = 1.0
+_PAUSE = 2.0
+_RECORD = "/state/orbital/state.json"
+# A restart ends QEMU and begins a new one: under emulation that takes a tenth of the time that
+# firmware takes after a reset, with all the translated code of the time before in its way.
+_RESTART_ENDS = ("-action", "reboot=shutdown")
 _KEPT = r"committed generation \d+, version (\S+)"
 
 
@@ -75,7 +80,7 @@ def soak(work: Path, wanted: int, seed: int, *, seconds: float = 0) -> Progress:
     for name in ("machine", "server"):
         (work / name).mkdir(exist_ok=True)
     with Server(lab.repository, work / "server") as server:
-        bench = Bench(lab.machine(work / "machine"), server.url)
+        bench = Bench(lab.machine(work / "machine", extra=_RESTART_ENDS), server.url)
         begun = time.monotonic()
         try:
             bench.on()
@@ -102,13 +107,12 @@ class Bench:
         self.written = 0
         self._seen = 0
         self._kept: list[str] = []
-        self._mark = 0
+        self._mark: int | None = None
 
     def on(self) -> None:
         """Switches it on and waits until it is at rest."""
-        self.machine.start()
-        self._seen = self._mark = 0
-        self.rest(None, Deadline(REST_SECONDS))
+        self.start()
+        self.settle(None, Deadline(REST_SECONDS))
 
     def cycle(self, cycle: Cycle, done: Progress) -> Found | None:
         """One cycle, counted and judged. None when the device did not come to rest."""
@@ -154,44 +158,66 @@ class Bench:
         job: Job | None = self.machine.shell.spawn(cycles.script(cycle))
         for seconds in cycle.cuts:
             began = time.monotonic()
-            with PowerCut(self.machine, self.moment(seconds)) as cut, suppress(MachineExited):
-                self.rest(job, limit)
-            if cut.happened:
+            if self.cut(began + seconds, job, limit):
                 said.append(f"cut at {seconds:g} s")
-            elif self.machine.running:
+            else:
                 # At rest before the moment: that is not waited for.
                 said.append(f"cut at rest, {time.monotonic() - began:.1f} s")
-            else:
-                raise MachineExited("cannot go on: QEMU ended by itself")
             self.machine.kill()
-            self.note_commits()
-            self.machine.start()
-            job, self._seen, self._mark = None, 0, 0
-        codes = self.rest(job, limit)
+            self.start()
+            job = None
+        codes = self.settle(job, limit)
         self.note_commits()
-        self.note_written()
         return codes
 
-    def moment(self, seconds: float) -> Callable[[], bool]:
-        """Whether so many seconds are over; counts then what was written."""
-        end = time.monotonic() + seconds
-
-        def over() -> bool:
-            if time.monotonic() < end:
+    def cut(self, moment: float, job: Job | None, limit: Deadline) -> bool:
+        """Cuts the power at the moment, if the device is not at rest before; returns whether."""
+        while True:
+            power = PowerCut(self.machine, lambda: time.monotonic() >= moment)
+            with power, suppress(MachineExited):
+                self.rest(job, limit)
+            if power.happened or time.monotonic() >= moment:
+                return True
+            if self.machine.running:
                 return False
-            self.note_written()
-            return True
+            self.restart()
 
-        return over
+    def settle(self, job: Job | None, limit: Deadline) -> tuple[int, ...]:
+        """Waits for rest, over restarts. Returns the commands' exit codes."""
+        while True:
+            try:
+                return self.rest(job, limit)
+            except MachineExited:
+                self.restart()
+
+    def restart(self) -> None:
+        """The guest has restarted itself, which ended QEMU."""
+        code = self.machine.wait(30)
+        if code:
+            raise MachineError(f"cannot go on: QEMU ended with exit code {code}")
+        self.start()
+
+    def start(self) -> None:
+        """Switches the machine on."""
+        self.note_commits()
+        self.machine.start()
+        self._seen = self._mark = 0
+        threading.Thread(target=self.note_written, name="written", daemon=True).start()
 
     def note_written(self) -> None:
-        """Counts what the guest wrote since the last time."""
-        written = self.machine.written()
-        self.written += written - self._seen
-        self._seen = written
+        """Counts what the guest writes, each second, until QEMU ends."""
+        pid = self.machine.pid
+        with suppress(MachineError):
+            while self.machine.running and self.machine.pid == pid:
+                written = self.machine.written()
+                self.written += written - self._seen
+                self._seen = written
+                time.sleep(1)
 
     def note_commits(self) -> None:
         """What the console called committed since the last mark."""
+        if self._mark is None:
+            return
         while found := self.machine.console.search(_KEPT, self._mark):
             self._kept.append(found.group(1))
             self._mark = found.end()
@@ -231,21 +257,30 @@ class Bench:
         return replace(found, kept=tuple(self._kept), codes=codes)
 
 
+# The shell's own words but for `sleep`: under emulation each process that is begun shows.
+_WAITING = f"""\
+systemctl is-system-running --wait >/dev/null
+probation() {{
+    while read -r line; do
+        case $line in *'"probation": {{'*) return 0 ;; esac
+    done <{_RECORD}
+    return 1
+}}
+while probation; do sleep 3; done
+systemctl is-active orbital-health.service
+cat {_RECORD}
+"""
+
+
 def _waiting(job: Job | None) -> str:
-    """Waits in the guest, where that costs least, for the commands, then for the boot's end.
+    """Waits in the guest, where that costs least: for the commands, the boot, the probation.
 
     Prints "active" or "failed" and the state record, which may still have something open.
     """
-    through = (
-        f"while [ -d {job.directory} ] && [ ! -e {job.directory}/code ]; do sleep 2; done\n"
-        if job
-        else ""
-    )
-    return (
-        f"{through}systemctl is-system-running --wait >/dev/null\n"
-        "systemctl is-active orbital-health.service\n"
-        "cat /state/orbital/state.json\n"
-    )
+    if job is None:
+        return _WAITING
+    done = f"{job.directory}/code"
+    return f"while [ -d {job.directory} ] && [ ! -e {done} ]; do sleep 3; done\n{_WAITING}"
 
 
 def growth(sizes: Sequence[Mapping[str, int]]) -> tuple[int, int]:
