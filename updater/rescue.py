@@ -30,7 +30,7 @@ from recovery import trial
 from recovery.errors import RefusedError, StateError
 from recovery.generations import Generation
 from recovery.reporter import Reporter
-from recovery.rescue.settle import committed_generation, settle
+from recovery.rescue.settle import committed_generation, follow_loader, settle
 from recovery.rescue.starting import activate, count_start
 from recovery.slots import SLOTS, Slot, other_slot
 from recovery.starts import StartFile
@@ -131,6 +131,7 @@ def reinstall(
     """
     device = rescue.device
     rescue.reporter.stage(f"look for an image at {source_name}")
+    follow_loader(device.store, device.boot_control, device.config, device.boot_id)
     committed, record = committed_generation(device.store), device.store.read()
     damaged: tuple[Slot, ...] = tuple(s for s in SLOTS if s not in rescue.whole)
     with (
@@ -179,6 +180,8 @@ def _install(
     as_trial = committed is not None and not choice.in_place
     if as_trial:
         record = settle(store, boot_control, device.config, device.boot_id)
+        if committed is None or record.committed != committed.number:
+            raise StateError("cannot install: another generation is committed than a moment ago")
         apply(steps_of.release(record, choice.slot), store, boot_control)
     elif not choice.in_place:
         boot_control.mark_unbootable(choice.slot)

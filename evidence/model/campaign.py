@@ -57,15 +57,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--loader", choices=KINDS, action="append", help="only this one")
     parser.add_argument("--damage", type=int, default=1, help="how often something rots")
     parser.add_argument(
-        "--starts", type=int, default=3, help="unfinished starts before rescue is asked for"
+        "--starts", type=int, default=8, help="unfinished starts before rescue is asked for"
     )
-    parser.add_argument("--states", type=int, default=0, help="stop there: a sample")
+    parser.add_argument(
+        "--states", type=int, default=0, help="stop there where there is damage: a sample"
+    )
     parser.add_argument("--without-rescue", action="store_true", help="only boards without it")
 
 
 def check(scope: Scope) -> tuple[Explored, Findings]:
     """Explores and checks; says on the console what was found."""
-    begun = time.monotonic()
+    begun = time.process_time()
     board = Board(
         scope.kind,
         scope.rescue,
@@ -82,7 +84,7 @@ def check(scope: Scope) -> tuple[Explored, Findings]:
         f"{scope.kind}, {'rescue' if scope.rescue else 'no rescue'}, damage {scope.damage}: "
         f"{explored.states} states{'' if explored.complete else ' (a sample)'}, "
         f"{explored.transitions} transitions, {findings.runs} runs to rest, "
-        f"{findings.longest} boots at most, {time.monotonic() - begun:.0f} s",
+        f"{findings.longest} boots at most, {time.process_time() - begun:.0f} s of the CPU",
         flush=True,
     )
     for kind, text in findings.wrong.items():
@@ -95,10 +97,10 @@ def run(arguments: argparse.Namespace) -> int:
     code = 0
     for kind in arguments.loader or KINDS:
         begun = time.monotonic()
-        scopes = [Scope(kind, False, 0, arguments.starts, arguments.states)]
+        scopes = [Scope(kind, False, 0, arguments.starts, 0)]
         if not arguments.without_rescue:
             scopes += [
-                Scope(kind, True, damage, arguments.starts, arguments.states, returns)
+                Scope(kind, True, damage, arguments.starts, damage and arguments.states, returns)
                 for damage in dict.fromkeys((0, arguments.damage))
                 for returns in RETURNS[kind]
             ]

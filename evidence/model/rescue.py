@@ -17,6 +17,7 @@ from recovery import plan
 from recovery.decide import REPAIRS, DropTrial, View, Waiting, assess
 from recovery.generations import Generation
 from recovery.rescue import decide
+from recovery.rescue.settle import FOLLOWS
 from recovery.slots import SLOTS, Slot, other_slot
 from recovery.steps import MarkUnbootable, Save, Step
 from recovery.value import replace as with_fields
@@ -164,6 +165,7 @@ class Visit:
 
     def reinstall(self) -> bool:
         """updater.rescue.reinstall from a source that offers what is committed, and newer."""
+        self.follow()
         committed = self.committed()
         damaged = [slot for slot in SLOTS if not self.whole(slot)]
         if committed is None:
@@ -208,15 +210,37 @@ class Visit:
         self.to(self.device.with_place(slot, Place("")))
         self.to(self.device.with_place(slot, Place(version)))
 
+    def view(self, committed: Generation) -> View:
+        """As if the committed generation ran."""
+        loader = known(self.board.kind, self.device.kept, None)
+        assert self.device.record is not None
+        return View(
+            boot_id="now",
+            running=committed,
+            record=self.device.record,
+            generations=self.device.generations,
+            active=loader.active,
+            a=loader.a,
+            b=loader.b,
+        )
+
+    def follow(self) -> None:
+        """recovery.rescue.settle.follow_loader, with the same decisions."""
+        for _ in range(5):
+            committed = self.committed()
+            if committed is None:
+                return
+            view = self.view(committed)
+            verdict = assess(view)
+            if not isinstance(verdict, FOLLOWS):
+                return
+            self.do(plan.repair(verdict, view, POLICY, 0))
+        raise AssertionError("repairs of the state record do not end")
+
     def settle(self, committed: Generation) -> None:
         """recovery.rescue.settle, with the same decisions."""
         for _ in range(5):
-            loader = known(self.board.kind, self.device.kept, None)
-            assert self.device.record is not None
-            view = View(
-                boot_id="now", running=committed, record=self.device.record,
-                generations=self.device.generations, active=loader.active, a=loader.a, b=loader.b,
-            )  # fmt: skip
+            view = self.view(committed)
             verdict = assess(view)
             if isinstance(verdict, Waiting):
                 waiting = view.find(verdict.generation)

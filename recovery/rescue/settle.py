@@ -23,12 +23,35 @@ if TYPE_CHECKING:
     from recovery.generations import Generation
 
 _REPAIRS_AT_MOST = 5
+FOLLOWS = (decide.DropChange, decide.FinishCommit, decide.Adopt)
+"""What may change which generation is committed, and a change of packages that would hide it."""
 
 
 def committed_generation(store: StateStore) -> Generation | None:
     """The committed generation; None when the record, or its record, is lost."""
     record = store.read()
     return None if record is None else store.generations.load(record.committed)
+
+
+def follow_loader(
+    store: StateStore, boot_control: BootControl, config: DeviceConfig, boot_id: str
+) -> None:
+    """Writes down what the loader has committed and the state record does not know yet.
+
+    Before anything is chosen that will be overwritten: a power cut between the two leaves a
+    committed version in the slot that the record calls the other one. Raises StateError,
+    BootControlError.
+    """
+    for _ in range(_REPAIRS_AT_MOST):
+        committed = committed_generation(store)
+        if committed is None:
+            return
+        view = view_of(store, boot_control, committed, boot_id=boot_id)
+        verdict = decide.assess(view)
+        if not isinstance(verdict, FOLLOWS):
+            return
+        apply(plan.repair(verdict, view, config.trial, int(time.time())), store, boot_control)
+    raise StateError("cannot follow the loader: repairs of the state record do not end")
 
 
 def settle(

@@ -282,6 +282,30 @@ def test_a_trial_that_waits_is_taken_back_before_another_version_is_installed(
     assert device.starts.load().rescued == 0
 
 
+def test_what_the_loader_has_committed_is_not_overwritten(device: RescueDevice) -> None:
+    """The model check found it: the power was cut between the loader's commit and the record's,
+    and the slot that the record still calls the other one holds what is committed."""
+    tried = second_image(device)
+    device.fill("b", tried)
+    device.store.generations.write(
+        Generation(2, "b", "gateway", "2.0", tried.index.root.root_hash, 1, 0, "update", "timer")
+    )
+    healthy = Attempt("boot", "health", "", 0)
+    trial = Trial(generation=2, tries=3, armed_boot="past", attempts=(healthy,))
+    device.store.save(StateRecord(next_generation=3, committed=1, trial=trial))
+    device.control.set_active("b", 3)
+    device.control.mark_successful("b")
+    newer = second_image(device, "3.0")
+    restarts(device, replace(asked(), rescued=2))
+    record = device.store.load()
+    committed = device.store.generations.load(record.committed)
+    assert committed is not None and (committed.version, committed.slot) == ("2.0", "b")
+    assert device.holds("b", tried)
+    assert device.holds("a", newer)
+    assert record.trial is not None and device.control.active_slot() == "a"
+    assert device.control.slot_state("b").successful
+
+
 def test_packages_and_configuration_go_along_with_a_newer_version(device: RescueDevice) -> None:
     second_image(device)
     entry = PackageEntry("probe", "1.2", "feature", "cd" * 32, 3000, 1, 0, 0)
