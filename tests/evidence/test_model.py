@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
 from unittest import mock
 
 import pytest
 
 from evidence.model import changes
+from evidence.model.boot import BEHAVIOURS, Boot, initramfs
 from evidence.model.campaign import RETURNS, Scope, check
 from evidence.model.check import Findings, check_rest, check_states
-from evidence.model.device import Board, Place
+from evidence.model.device import Board, Device, Place, Wish, canonical, root_hash
 from evidence.model.explore import Limits, explore
 from evidence.model.records import KINDS, Kind, changed, factory, known
+from evidence.model.starting import overdue, without_wish
 from recovery import decide, plan
+from recovery.generations import Generation
 from recovery.slots import Slot
-from recovery.state import StateRecord
+from recovery.state import Quarantine, StateRecord, Trial
 from recovery.steps import Step
+from recovery.value import replace as with_fields
 
 # In docs/evidence.md as wrong. With systemd-boot nobody counts the starts of a committed image
 # whose kernel ends before the initramfs runs.
@@ -95,3 +101,97 @@ def test_a_place_is_whole_only_undamaged() -> None:
     assert not Place("v1", root=False).whole
     assert not Place("v1", artifact="crashes").whole
     assert not Place("").whole
+
+
+def disguised(device: Device) -> Device:
+    """The same device as another life would have left it: other names, numbers, times and texts,
+    generations that nobody names, and a quarantine of a version that is gone."""
+    names = {"": "", **{f"v{n}": f"20{30 - n}.1" for n in range(1, 10)}}
+    slots = tuple(replace(place, version=names[place.version]) for place in device.slots)
+    others = Generation(1, "a", "gateway", "0.1", "hash-0.1", None, 5, "update", "y")
+
+    def number(old: int | None) -> int | None:
+        return None if old is None else old * 3 + 7
+
+    known = tuple(
+        with_fields(
+            item,
+            number=item.number * 3 + 7,
+            version=names[item.version],
+            root_hash=root_hash(names[item.version]),
+            parent=1,
+            created=1_700_000_000 + item.number,
+            requested_by="anna",
+        )
+        for item in device.generations
+    )
+    record = device.record
+    if record is not None:
+        trial, probation = record.trial, record.probation
+        if trial is not None:
+            attempts = tuple(
+                with_fields(a, boot_id="older", time=7, detail="disk full" if a.detail else "")
+                for a in trial.attempts
+            )
+            trial = Trial(trial.generation * 3 + 7, trial.tries, "older", attempts)
+        if probation is not None:
+            failure = "crash loop" if probation.failure else ""
+            probation = with_fields(
+                probation, generation=probation.generation * 3 + 7, failure=failure
+            )
+        quarantined = (
+            *(Quarantine(names[q.version], "broken", 9, 1) for q in record.quarantined),
+            Quarantine("0.1", "broken", 9, 1),
+        )
+        record = StateRecord(
+            next_generation=record.next_generation * 3 + 20,
+            committed=record.committed * 3 + 7,
+            previous=number(record.previous),
+            trial=trial,
+            probation=probation,
+            quarantined=quarantined,
+            undo=number(record.undo),
+        )
+    slots = (slots[0], slots[1])
+    return replace(device, slots=slots, generations=(others, *known), record=record)
+
+
+@pytest.mark.parametrize("kind", ["systemd-boot", "u-boot"])
+def test_what_the_smallest_form_of_a_device_leaves_out_decides_nothing(kind: Kind) -> None:
+    """Why the model has a finite number of states: names, numbers, times and texts of any life
+    lead to the same boots, the same verdicts, and the same states but for them."""
+    model = explore(Board(kind, rescue=False), Limits(), most=150).model
+    compared = 0
+    for device in model.devices[:150]:
+        other = disguised(device)
+        assert canonical(other) == canonical(device) == device
+        started = without_wish(model.board, device)
+        if started.what not in ("a", "b"):
+            continue
+        for behaviour in BEHAVIOURS:
+            boots = [
+                Boot(model.board, replace(item, kept=started.device.kept), started.what)
+                for item in (device, other)
+            ]
+            endings = [boot.run(behaviour) for boot in boots]
+            assert endings[0] == endings[1]
+            one, two = ([canonical(state) for state, _ in boot.states] for boot in boots)
+            assert one == two
+            compared += 1
+    assert compared > 500
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_start_record_decides_by_what_its_counts_have_reached(kind: Kind) -> None:
+    """The model stops counting starts and loads at the highest number that is compared with."""
+    board = Board(kind, returns=RETURNS[kind][0])
+    most = board.most_starts
+    for rescue, asked, opens in product((False, True), range(5), (False, True)):
+        met = []
+        for above in (0, 1, 99 - most):
+            wish = Wish(rescue, asked=asked, image="a", starts=most + above, loads=4)
+            written, asks = initramfs(board, wish, "a", "good" if opens else "mount")
+            met.append((asks, [replace(item, starts=min(item.starts, most)) for item in written]))
+        assert met[0] == met[1] == met[2]
+    beyond = Wish(loads=9)
+    assert overdue(board, beyond) == overdue(board, Wish(loads=board.most_loads))
