@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from imager.image import read_index
 from manifests.system import Rescue
 from qemu.device import Device
 from qemu.faults import corrupt, partitions, read_partition, write_partition
@@ -30,6 +31,8 @@ from recovery.starts import OFFSET, Action, Starts, to_bytes, wish
 
 BOARDS = ("qemu-x86_64", "qemu-aarch64-uboot")
 RESCUE_SECONDS = 400
+# Of `imager/initramfs/init`, MOST_STARTS: unfinished starts of an image before rescue.
+STARTS = 8
 # Reinstallation, first start and health, on a host that does other things as well.
 BACK_SECONDS = 1200
 ENTERED = r"orbital: rescue: entered"
@@ -74,7 +77,7 @@ class Station:
     def settled(self) -> Path:
         """A folder with disk.qcow2 and variables.fd, of a device that was switched off.
 
-        Its owner has a file in /var/lib, all of it `SECRET`.
+        Its owner has changed /etc, and has a file in /var/lib, all of it `SECRET`.
         """
         directory = self.lab.directory / "settled"
         directory.mkdir()
@@ -82,8 +85,14 @@ class Station:
             Device(machine).settle(BACK_SECONDS)
             # As large that it is in many parts of the disk.
             machine.run(f"yes '{SECRET}' | head -c 50M > /var/lib/secret", RESCUE_SECONDS)
+            machine.run("echo changed > /etc/owner")
             machine.stop(RESCUE_SECONDS)
         return directory
+
+    @property
+    def image(self) -> str:
+        """The image of the factory, as start records name it."""
+        return read_index(self.lab.build(self.lab.version)).root.root_hash[:32]
 
     def stick(self, directory: Path) -> Path:
         """The raw image of a stick with the repository."""
@@ -147,18 +156,26 @@ class Bench:
         self.station.lab.tools.run(program, "-i", esp, *words)
         write_partition(self.machine.disk, "esp", esp)
 
-    def ask(self, reason: str, action: Action = "") -> None:
-        """Asks for rescue as `orbital system` does, of a device that is off: saves a start."""
-        wished = to_bytes(wish(Starts(), "lab", reason, action))
+    def record(self, starts: Starts) -> None:
+        """Writes the start record of a device that is off."""
         with open_disk(self.machine.disk, writable=True) as disk:
             environment = by_label(read_partitions(disk.read), "environment")
-            disk.write(environment.offset + OFFSET, wished)
+            disk.write(environment.offset + OFFSET, to_bytes(starts))
+
+    def ask(self, reason: str, action: Action = "") -> None:
+        """Asks for rescue as `orbital system` does, of a device that is off: saves a start."""
+        self.record(wish(Starts(), "lab", reason, action))
 
     def back(self) -> Device:
         """The device, when it has settled again."""
         device = Device(self.machine)
         device.settle(BACK_SECONDS)
         return device
+
+    def started(self) -> None:
+        """Waits until slot a's own system runs, of the version of the factory."""
+        line = f"orbital: generation [0-9]+, version {self.station.lab.version}, slot a"
+        self.machine.wait_console(line, BACK_SECONDS)
 
     def cut(self) -> None:
         """Cuts the power of a device that has nothing left to write."""

@@ -47,6 +47,7 @@ _FILES = ("install.json",)
 ERASE_SECONDS = 24 * 3600
 _AT_ONCE = 1 << 20
 _UNIT = 4096
+_ZEROS, _ONES = bytes(_AT_ONCE), b"\xff" * _AT_ONCE
 
 
 def reset(
@@ -180,16 +181,22 @@ def zero_rest(path: Path) -> int:
     Durable when it returns. Bytes, in units of `_UNIT`. Raises OSError.
     """
     left = at = 0
+    # One piece of memory for all of a large partition, compared as a whole.
+    piece = bytearray(_AT_ONCE)
     with path.open("rb", buffering=0) as device:
-        while data := device.read(_AT_ONCE):
-            units = [data[start : start + _UNIT] for start in range(0, len(data), _UNIT)]
-            full = {n for n, unit in enumerate(units) if unit.strip(b"\0") and unit.strip(b"\xff")}
-            if full:
+        while count := device.readinto(piece):
+            if not _is_erased(data := piece if count == _AT_ONCE else piece[:count]):
+                units = [bytes(data[start : start + _UNIT]) for start in range(0, count, _UNIT)]
+                full = {number for number, unit in enumerate(units) if not _is_erased(unit)}
                 empty = (bytes(len(unit)) if n in full else unit for n, unit in enumerate(units))
                 durable.overwrite(path, at, b"".join(empty))
-                left += sum(len(units[n]) for n in full)
-            at += len(data)
+                left += sum(len(units[number]) for number in full)
+            at += count
     return left
+
+
+def _is_erased(data: bytes | bytearray) -> bool:
+    return data in (_ZEROS[: len(data)], _ONES[: len(data)])
 
 
 def _remembered(state: StateFileSystem) -> bytes:
