@@ -13,18 +13,19 @@ lets every state come to rest in every world (evidence.model.check). Checked:
 A state is a device and its start record, at rest between two boots. All states are followed, not
 those within some bound: the number is finite because of what is left out, which decides nothing.
 
-* Of a device (`evidence.model.device.canonical`): times, texts (whether there is a reason, not which),
-  the history, names of versions and numbers of generations (which are equal and which is newer stays),
-  generations that nothing names and no slot could run, quarantines of versions that are gone. Of the
-  loader's record (`evidence.model.records`): the bytes are kept, but of U-Boot's flags and of
-  systemd-boot's activation numbers only their order.
-* Of the start record (`Wish`): the action's kind, the reason but for "a person asked", which image is
-  meant but for its slot. Unfinished starts and loads are counted up to the number that they are
-  compared with. `--starts 3` makes that number smaller than the product's 8.
+* Of a device (`evidence.model.device.canonical`): times, texts (whether there is a reason, not
+  which), the history, names of versions and numbers of generations (which are equal and which is
+  newer stays), generations that nothing names and no slot could run, quarantines of versions that
+  are gone. Of the loader's record (`evidence.model.records`): the bytes are kept, but of U-Boot's
+  flags and of systemd-boot's activation numbers only their order.
+* Of the start record (`Wish`): the action's kind, the reason but for "a person asked", which image
+  is meant but for its slot. Unfinished starts and loads are counted up to the number that they
+  are compared with. `--starts 3` makes that number smaller than the product's 8.
 
-That such devices and records boot alike is tested (`tests/evidence/test_model.py`). What rots, rots once
-in a life (`--damage 1`), as a whole: an image, an artifact, the loader's record, the state file system,
-the state record, the start record. Noise that is a valid record of something else is not explored.
+That such devices and records boot alike is tested (`tests/evidence/test_model.py`). What rots,
+rots once in a life (`--damage 1`), as a whole: an image, an artifact, the loader's record, the
+state file system, the state record, the start record. Noise that is a valid record of something
+else is not explored.
 
 `--states N` stops an exploration with damage there: a sample, and the result says so.
 """
