@@ -7,6 +7,7 @@ import random
 import shutil
 import time
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from recovery.state import StateStore
 BOOT_SECONDS = 900
 _PIECE = 1 << 20
 _KEPT = "booted.jsonl"
+_FOLDER = "to-boot"
 _MARK = "== "
 # One script, and no program of ours: what starts Python is slow in an emulated machine. The
 # records are read by the code that ships, here. What fails of a package's services is said.
@@ -51,9 +53,18 @@ done
 
 
 def boot_sample(work: Path, recordings: Sequence[Recording], count: int) -> None:
-    """Boots count states, the same number of each recording; those done already count."""
+    """Boots count states, the same number of each recording; those done already count.
+
+    Their disks are made first, in one pass over each recording; then one of each in turn boots.
+    """
+    waiting = []
     for index, recording in enumerate(recordings):
-        _sample(work, recording, len(range(index, count, len(recordings))))
+        prepare(work, recording, len(range(index, count, len(recordings))))
+        waiting.append(sorted((work / recording.name / _FOLDER).glob("*.json")))
+    for turn in zip_longest(*waiting):
+        for path in turn:
+            if path is not None:
+                _boot_prepared(work, path)
 
 
 def booted(work: Path, names: Sequence[str]) -> Replayed:
@@ -74,9 +85,12 @@ def _known(work: Path, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
 
 
-def _sample(work: Path, recording: Recording, count: int) -> None:
-    """Boots states of a recording until count have been."""
-    done = {line["number"] for line in _known(work, recording.name)}
+def prepare(work: Path, recording: Recording, count: int) -> None:
+    """Makes the disks of the states that are to be booted until count have been."""
+    folder = work / recording.name / _FOLDER
+    folder.mkdir(exist_ok=True)
+    ready = {line["number"] for line in _known(work, recording.name)}
+    ready |= {json.loads(path.read_text())["number"] for path in folder.glob("*.json")}
     total = sum(
         json.loads(path.read_text())["counts"]["crash states judged"]
         for path in (work / recording.name).glob("judged-*-of-*.json")
@@ -84,8 +98,8 @@ def _sample(work: Path, recording: Recording, count: int) -> None:
     chance = random.Random(f"{SEED} {recording.name}")
     order = list(range(total))
     chance.shuffle(order)
-    wanted = set(order[:count]) - done
-    place = work / recording.name / "booting"
+    # In a random order, too: whatever is not booted in the end is left out at random.
+    wanted = {number: rank for rank, number in enumerate(order[:count]) if number not in ready}
     touched = {
         piece * _PIECE
         for request in read_log(recording.log)
@@ -93,29 +107,35 @@ def _sample(work: Path, recording: Recording, count: int) -> None:
     }
 
     def look(ordinal: int, crash: Crash, disk: Disk, judge: Judge) -> None:
-        if ordinal not in wanted:
-            return
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir()
-        judged = judge.judge()
-        began = time.monotonic()
-        crashed = place / "crashed.qcow2"
-        _make_disk(crashed, recording.base, disk, touched)
-        wrong = _boot(record.factory(work), crashed, judged.well.runs)
-        line = {
-            "number": ordinal,
-            "crash": str(crash),
-            "wrong": wrong,
-            "runs": judged.well.runs,
-            "seconds": round(time.monotonic() - began),
-        }
-        with (work / recording.name / _KEPT).open("a") as out:
-            out.write(json.dumps(line) + "\n")
-        print(f"{recording.name}: booted {crash}: {wrong or 'as judged'}", flush=True)
+        if ordinal in wanted:
+            path = folder / f"{wanted[ordinal]:06}.qcow2"
+            path.unlink(missing_ok=True)
+            _make_disk(path, recording.base, disk, touched)
+            line = {"number": ordinal, "crash": str(crash), "runs": judge.judge().well.runs}
+            # Last: a disk without it is not whole.
+            path.with_suffix(".json").write_text(json.dumps(line))
 
     if wanted:
         visit(recording, look, last=max(wanted))
-        shutil.rmtree(place, ignore_errors=True)
+
+
+def _boot_prepared(work: Path, path: Path) -> None:
+    """Boots a disk that was made, and notes what came of it."""
+    name = path.parent.parent.name
+    line = json.loads(path.read_text())
+    place = path.with_suffix("")
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    began = time.monotonic()
+    line["wrong"] = _boot(record.factory(work), path.with_suffix(".qcow2"), place, line["runs"])
+    line["seconds"] = round(time.monotonic() - began)
+    with (work / name / _KEPT).open("a") as out:
+        out.write(json.dumps(line) + "\n")
+    print(f"{name}: booted {line['crash']}: {line['wrong'] or 'as judged'}", flush=True)
+    path.unlink()
+    if not line["wrong"]:
+        shutil.rmtree(place)
+        path.with_suffix(".qcow2").unlink()
 
 
 def _make_disk(path: Path, base: Path, disk: Disk, touched: set[int]) -> None:
@@ -129,9 +149,11 @@ def _make_disk(path: Path, base: Path, disk: Disk, touched: set[int]) -> None:
                 out.write(at, content.tobytes())
 
 
-def _boot(saved: Snapshot, disk: Path, wanted: str) -> str:
-    """Boots the disk, in its folder. In what the device differs from what was judged, or ""."""
-    place = disk.parent
+def _boot(saved: Snapshot, disk: Path, place: Path, wanted: str) -> str:
+    """Boots the disk. In what the device differs from what was judged, or "".
+
+    place: for what the machine leaves.
+    """
     machine = Machine(
         saved.hardware,
         disk,
