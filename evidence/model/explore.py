@@ -389,27 +389,12 @@ def explore(board: Board, limits: Limits, most: int = 0) -> Explored:
             explored.transitions += count
             reach(number, image)
 
-    import time
-
-    t0 = time.time()
-    steps = 0
     reach(model.number(new(board, limits.damage)), 1 << wishes.number(Wish()))
     while queue:
         if most and explored.states >= most:
             explored.complete = False
             return explored
         number = queue.popleft()
-        steps += 1
-        if steps % 1000 == 0:
-            print(
-                steps,
-                explored.states,
-                len(explored.found),
-                len(queue),
-                len(wishes.all),
-                round(time.time() - t0),
-                flush=True,
-            )
         fresh = waiting.pop(number)
         follow(tuple(model.rotten(number)), fresh)
         for choice, bits in list(wishes.choices.items()):
