@@ -49,7 +49,9 @@ def rescue_command_line(board: Board, extra: Sequence[str] = ()) -> str:
 
     extra: the system's own arguments. Raises as `command_line`.
     """
-    return _line(board, ["orbital.rescue=1"], extra)
+    # Huge pages take memory for a few small programs, and make the kernel keep 44 MiB free for
+    # them (mm/khugepaged.c, set_recommended_min_free_kbytes).
+    return _line(board, ["orbital.rescue=1", "transparent_hugepage=never"], extra)
 
 
 def _line(board: Board, words: list[str], extra: Sequence[str]) -> str:

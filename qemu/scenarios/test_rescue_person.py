@@ -16,6 +16,7 @@ from qemu.scenarios.rescuing import (
     BACK_SECONDS,
     BOARDS,
     MENU,
+    MIB,
     RESCUE_SECONDS,
     SECRET,
     STARTS,
@@ -38,7 +39,7 @@ uefi = pytest.mark.parametrize("bench", BOARDS[:1], indirect=True)
 @every_board
 def test_without_slots_and_network_it_says_what_to_bring(bench: Make, tmp_path: Path) -> None:
     """A stick with the repository, then, and nothing else."""
-    alone = bench(settled=True, network=False)
+    alone = bench(settled=False, network=False)
     station = alone.station
     alone.damage("root-a", "root-b")
     # This start is the last one of so many that rescue comes.
@@ -53,14 +54,12 @@ def test_without_slots_and_network_it_says_what_to_bring(bench: Make, tmp_path: 
         f"and chunks/; or connect the network, so that {station.server.url} can be reached"
     )
     assert said in alone.machine.console.text
-    assert re.search("slot a: damaged: .*committed", alone.machine.console.text)
+    assert re.search("slot a: damaged: ", alone.machine.console.text)
     insert_stick(alone.machine, station.stick(tmp_path))
     mark = alone.machine.console.mark
     alone.type("2")
     alone.machine.wait_console("installed into slot a", BACK_SECONDS, mark)
-    status = alone.back().status()
-    assert (status["slot"], status["version"]) == ("a", station.lab.version)
-    assert status["committed"] is True
+    alone.started()
 
 
 class Login:
@@ -91,7 +90,7 @@ def test_a_login_is_for_the_manifests_keys_only(
 ) -> None:
     """And does what the console does; what the rescue system takes of memory is measured by it."""
     port = free_port()
-    wished = bench(settled=True, forwards=[Forward(port, 22)])
+    wished = bench(settled=False, forwards=[Forward(port, 22)])
     login = Login(port, wished.station.key)
     make_key(tmp_path / "stranger")
     wished.ask("a look around")
@@ -149,31 +148,37 @@ def _figures(text: str) -> dict[str, int]:
 @uefi
 def test_what_was_erased_is_nowhere_on_the_disk(bench: Make, tmp_path: Path) -> None:
     """Discarded, as no emulated disk erases securely; and what that leaves is overwritten."""
-    erased = bench(settled=True)
-    # Behind the last whole block of the disk's: that is not discarded.
-    with open_disk(erased.machine.disk, writable=True) as disk:
-        state = by_label(read_partitions(disk.read), "state")
-        disk.write(state.offset + state.size - 512, SECRET.encode())
-    assert _content(erased, tmp_path / "before").count(SECRET.encode()) > 1_000_000
+    erased = bench(settled=False)
+    # The last one behind the last whole block of the disk's: that is not discarded.
+    _plant(erased, 8 * MIB, 9 * MIB, -512)
+    assert _content(erased, tmp_path / "before").count(SECRET.encode()) == 3
     erased.ask("", "erase")
     erased.machine.start()
     erased.machine.wait_console("erase: discarded, and [0-9]* bytes", BACK_SECONDS)
     device = erased.back()
     assert device.status()["version"] == erased.station.lab.version
-    assert erased.machine.run("test -e /var/lib/secret", check=False).returncode == 1
     erased.cut()
     assert SECRET.encode() not in _content(erased, tmp_path / "after")
 
 
 @uefi
 def test_a_disk_that_discards_nothing_is_overwritten(bench: Make, tmp_path: Path) -> None:
-    erased = bench(settled=True, extra=("-global", "virtio-blk-device.discard=off"))
+    erased = bench(settled=False, extra=("-global", "virtio-blk-device.discard=off"))
+    _plant(erased, 8 * MIB, 9 * MIB, -512)
     erased.ask("", "erase")
     erased.machine.start()
     erased.machine.wait_console("erase: overwritten with zeros: ", RESCUE_SECONDS)
     erased.machine.wait_console("restarting", RESCUE_SECONDS)
     erased.machine.kill()
     assert SECRET.encode() not in _content(erased, tmp_path / "after")
+
+
+def _plant(bench: Bench, *places: int) -> None:
+    """Writes the secret to those bytes of the state partition; from its end where negative."""
+    with open_disk(bench.machine.disk, writable=True) as disk:
+        state = by_label(read_partitions(disk.read), "state")
+        for place in places:
+            disk.write(state.offset + place % state.size, SECRET.encode())
 
 
 def _content(bench: Bench, output: Path) -> bytes:

@@ -10,6 +10,7 @@ import pytest
 
 from imager.archive import write_tar
 from imager.cache import Cache, default_directory
+from imager.command_line import rescue_command_line
 from imager.debian import debian_base
 from imager.elf import dependencies
 from imager.rescue import root
@@ -159,6 +160,10 @@ def test_rescue_needs_the_partition_with_the_start_record(board: Board) -> None:
     )
     problems = list(board_problems(poor))
     assert any("with role environment" in problem.expected for problem in problems)
+
+
+def test_its_kernel_keeps_no_memory_for_huge_pages(board: Board) -> None:
+    assert "transparent_hugepage=never" in rescue_command_line(board).split()
 
 
 def test_a_button_is_u_boots(board: Board) -> None:
