@@ -30,7 +30,7 @@ from recovery import process
 from recovery.starts import OFFSET, Action, Starts, to_bytes, wish
 
 BOARDS = ("qemu-x86_64", "qemu-aarch64-uboot")
-RESCUE_SECONDS = 400
+RESCUE_SECONDS = 600
 # Of `imager/initramfs/init`, MOST_STARTS: unfinished starts of an image before rescue.
 STARTS = 8
 # Reinstallation, first start and health, on a host that does other things as well.
