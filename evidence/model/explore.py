@@ -270,6 +270,27 @@ class Model:
             found.append((Change(loader="asked"), load.off))
         return tuple(found)
 
+    def successors(self, number: int, wishes: int) -> Iterator[tuple[int, int, int]]:
+        """What one event can make of a device with a set of start records: devices with sets, and
+        from how many pairs of a record and its result."""
+        for change, after in self.rotten(number):
+            yield after, *self.wishes.image(change, wishes)
+        for choice, bits in list(self.wishes.choices.items()):
+            part = wishes & bits
+            if not part:
+                continue
+            load = self.load(number, choice)
+            rescue = load.started.what == "rescue"
+            edges = self.rescue_edges if rescue else self.edges
+            for change, after in edges(number, choice):
+                yield after, *self.wishes.image(change, part)
+            for wish, those in list(self.wishes.visits.items()) if rescue else ():
+                if not part & those:
+                    continue
+                for network in (True, False):
+                    for after, written in self.visit(load.off, wish, network).passed:
+                        yield after, 1 << written, (part & those).bit_count()
+
     def outcome(self, state: State, untouched: Behaviour, network: bool) -> Outcome:
         """How one start of whatever starts ends, when nothing cuts it."""
         number, wish = state
@@ -289,7 +310,7 @@ class Model:
         """What rots."""
         device = self.devices[number]
         for damage in damaged(self.board, device, self.limits):
-            yield Change(), self.number(damage)
+            yield Change(powered=True), self.number(damage)
         if device.damage:
             spent = replace(device, damage=device.damage - 1)
             yield Change(stage="lost"), self.number(spent)
@@ -368,7 +389,6 @@ class Explored:
 def explore(board: Board, limits: Limits, most: int = 0) -> Explored:
     """All reachable powered-off states. most: stop there (0: never); then it is a sample."""
     model = Model(board, limits)
-    wishes = model.wishes
     explored = Explored(model, {}, 0, 0, complete=True)
     waiting: dict[int, int] = {}
     queue: deque[int] = deque()
@@ -383,34 +403,13 @@ def explore(board: Board, limits: Limits, most: int = 0) -> Explored:
                 queue.append(number)
             waiting[number] = waiting.get(number, 0) | new
 
-    def follow(edges: tuple[tuple[Change, int], ...], part: int) -> None:
-        for change, number in edges:
-            image, count = wishes.image(change, part)
-            explored.transitions += count
-            reach(number, image)
-
-    reach(model.number(new(board, limits.damage)), 1 << wishes.number(Wish()))
+    reach(model.number(new(board, limits.damage)), 1 << model.wishes.number(Wish()))
     while queue:
         if most and explored.states >= most:
             explored.complete = False
             return explored
         number = queue.popleft()
-        fresh = waiting.pop(number)
-        follow(tuple(model.rotten(number)), fresh)
-        for choice, bits in list(wishes.choices.items()):
-            part = fresh & bits
-            if not part:
-                continue
-            load = model.load(number, choice)
-            if load.started.what != "rescue":
-                follow(model.edges(number, choice), part)
-                continue
-            follow(model.rescue_edges(number, choice), part)
-            for wish, those in list(wishes.visits.items()):
-                if not part & those:
-                    continue
-                for network in (True, False):
-                    for device, written in model.visit(load.off, wish, network).passed:
-                        explored.transitions += (part & those).bit_count()
-                        reach(device, 1 << written)
+        for after, wishes, count in model.successors(number, waiting.pop(number)):
+            explored.transitions += count
+            reach(after, wishes)
     return explored

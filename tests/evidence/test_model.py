@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from itertools import product
 from unittest import mock
@@ -11,6 +12,7 @@ import pytest
 from evidence.model import changes
 from evidence.model.boot import BEHAVIOURS, Boot, initramfs
 from evidence.model.campaign import RETURNS, Scope, check
+from evidence.model.changes import members
 from evidence.model.check import Findings, check_rest, check_states
 from evidence.model.device import Board, Device, Place, Wish, canonical, root_hash
 from evidence.model.explore import Limits, explore
@@ -22,6 +24,7 @@ from recovery.slots import Slot
 from recovery.state import Quarantine, StateRecord, Trial
 from recovery.steps import Step
 from recovery.value import replace as with_fields
+from tests.evidence.one_by_one import successors
 
 # In docs/evidence.md as wrong. With systemd-boot nobody counts the starts of a committed image
 # whose kernel ends before the initramfs runs.
@@ -195,3 +198,25 @@ def test_a_start_record_decides_by_what_its_counts_have_reached(kind: Kind) -> N
         assert met[0] == met[1] == met[2]
     beyond = Wish(loads=9)
     assert overdue(board, beyond) == overdue(board, Wish(loads=board.most_loads))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sets_of_start_records_are_followed_as_each_one_alone(kind: Kind) -> None:
+    """Of a sample: all that can follow its states, worked out again one by one."""
+    board = Board(kind, returns=RETURNS[kind][0], most_starts=3, most_loads=2)
+    explored = explore(board, Limits(damage=1), most=600)
+    model, chance = explored.model, random.Random(kind)
+    states = [
+        (number, wish) for number, wishes in explored.found.items() for wish in members(wishes)
+    ]
+    # The oldest of them have been followed in every case.
+    for number, wish in [states[0], *chance.sample(states, 60)]:
+        alone = successors(model, number, model.wishes.all[wish])
+        together: dict[int, int] = {}
+        for after, made, _ in model.successors(number, 1 << wish):
+            together[after] = together.get(after, 0) | made
+        assert alone == {
+            (after, model.wishes.all[member])
+            for after, made in together.items()
+            for member in members(made)
+        }
