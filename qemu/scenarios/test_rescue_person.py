@@ -144,12 +144,11 @@ def _figures(text: str) -> dict[str, int]:
 def test_what_was_erased_is_nowhere_on_the_disk(bench: Make, tmp_path: Path) -> None:
     """Discarded, as no emulated disk erases securely; and what that leaves is overwritten."""
     erased = bench(settled=False)
-    # The last one behind the last whole block of the disk's: that is not discarded.
     _plant(erased, 8 * MIB, 9 * MIB, -512)
     assert _content(erased, tmp_path / "before").count(SECRET.encode()) == 3
     erased.ask("", "erase")
     erased.machine.start()
-    erased.machine.wait_console("erase: discarded, and [0-9]* bytes", BACK_SECONDS)
+    erased.machine.wait_console("erase: discarded", BACK_SECONDS)
     device = erased.back()
     assert device.status()["version"] == erased.station.lab.version
     erased.cut()
