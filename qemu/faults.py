@@ -10,7 +10,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -144,14 +144,14 @@ def disk_errors(
     machine: Machine,
     *,
     operation: Literal["read", "write", "flush"],
-    offset: int | None = None,
+    offset: int | Iterable[int] | None = None,
     errno: int = 5,
     once: bool = False,
 ) -> Iterator[None]:
     """The disk reports an error for such operations within the block.
 
-    offset: only operations that touch the sector at that byte; all otherwise.
-    errno: error number for the guest, 5 is EIO. once: only the first time.
+    offset: only operations that touch the sector at that byte, or at one of those; all
+    otherwise. errno: error number for the guest, 5 is EIO. once: only the first time.
     """
     rule: dict[str, object] = {
         # "none": the rule holds for every matching operation, not at an event
@@ -162,12 +162,14 @@ def disk_errors(
         "once": once,
         "immediately": True,
     }
+    rules = [rule]
     if offset is not None:
-        rule["sector"] = offset // gpt.SECTOR
+        offsets = [offset] if isinstance(offset, int) else offset
+        rules = [{**rule, "sector": at // gpt.SECTOR} for at in offsets]
     node = "faulty0"
     machine.qmp.execute(
         "blockdev-add",
-        {"driver": "blkdebug", "node-name": node, "image": "image0", "inject-error": [rule]},
+        {"driver": "blkdebug", "node-name": node, "image": "image0", "inject-error": rules},
     )
     attach_disk(machine, node)
     try:

@@ -72,6 +72,18 @@ def test_disk_errors_reach_the_guest_and_end(tmp_path: Path) -> None:
         machine.wait_console(r"\.\.\.", 30, since=mark)
 
 
+def test_disk_errors_of_some_sectors_leave_the_others_alone(tmp_path: Path) -> None:
+    written = 8 * 512  # sector 9 of the first track
+    with make(tmp_path) as machine:
+        machine.wait_console(r"\.", 30)
+        mark = machine.console.mark
+        with faults.disk_errors(machine, operation="write", offset=range(0, written, 512)):
+            machine.wait_console(r"\.\.\.", 30, since=mark)
+        assert "E" not in machine.console.text[mark:]
+        with faults.disk_errors(machine, operation="write", offset=(0, written)):
+            machine.wait_console("EEE", 30, since=mark)
+
+
 def test_a_stalled_disk_stands_still_and_goes_on(tmp_path: Path) -> None:
     with make(tmp_path) as machine:
         machine.wait_console(r"\.\.\.", 30)
