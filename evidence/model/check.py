@@ -1,188 +1,17 @@
-"""What must hold in every state, and where a device comes to rest from it.
-
-`Quiet` lets nothing more happen from outside, for every combination of how the
-two images behave and whether there is a network: boots follow each other without
-a choice, so a device that does not come to rest runs in a circle. Start records that one
-boot makes the same are followed together from there.
-"""
+"""What must hold in every state, and where a device must come to rest from it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 
-from evidence.model.boot import Behaviour
-from evidence.model.changes import Change, members
+from evidence.model.changes import members
 from evidence.model.device import Board, Device, Wish
-from evidence.model.explore import Explored, Model, Outcome, State
+from evidence.model.explore import Explored
+from evidence.model.quiet import CIRCLES, WORLDS, Quiet, Rest, World
 from recovery import decide
 from recovery.rescue.decide import MOST_STARTS
 from recovery.slots import SLOTS, Slot, other_slot
-
-World = tuple[Behaviour, Behaviour]
-CIRCLE = "never comes to rest"
-# "early" is "mount" without its report, "settled" is "late" after repairs that the next boot
-# makes, too: explored as events, they add no other way to rest.
-WAYS: tuple[Behaviour, ...] = ("good", "kernel", "mount", "late", "ill", "crashing")
-WORLDS: tuple[World, ...] = tuple(product(WAYS, WAYS))
-NUMBERS = {world: number for number, world in enumerate(WORLDS)}
-
-
-@dataclass(frozen=True)
-class Rest:
-    """Where a device comes to rest. where: a slot, "waiting" (in rescue, for a person),
-    "circle". boots: until it is there. rescued: what the start record then counts."""
-
-    where: str
-    boots: int
-    rescued: int = 0
-    person: bool = False
-
-
-@dataclass(frozen=True)
-class First:
-    """The first start of a device with each of a set of records. rest: it is at rest with it;
-    else next is what it leaves, and installed the slot that got another image."""
-
-    wishes: int
-    rest: Rest | None = None
-    next: State = (0, 0)
-    installed: Slot | None = None
-
-
-@dataclass
-class Quiet:
-    """Runs of a board's devices with nothing from outside."""
-
-    model: Model
-    network: bool
-    rests: dict[int, Rest] = field(default_factory=dict)
-    same: dict[Rest, Rest] = field(default_factory=dict)
-    steps: dict[int, Outcome] = field(default_factory=dict)
-    slots: dict[State, int] = field(default_factory=dict)
-
-    def rest(self, state: State, world: int) -> Rest:
-        """To rest: up, and the next boot the same; or waiting. world: as in WORLDS."""
-        rests = self.rests
-        path: list[int] = []
-        met: set[int] = set()
-        key = packed(state) * len(WORLDS) + world
-        while key not in rests:
-            if key in met:
-                for circle in path:
-                    rests[circle] = Rest("circle", 0)
-                break
-            met.add(key)
-            path.append(key)
-            done = self.step(state, world)
-            if done.ending == "waiting":
-                rests[key] = self.waits(state[1])
-            elif done.ending == "up" and done.next == state:
-                rests[key] = self.one(Rest(done.what, 1))
-            else:
-                state, world = done.next, after(world, done.installed)
-                key = packed(state) * len(WORLDS) + world
-        rest = rests[key]
-        for passed in reversed(path):
-            if passed not in rests:
-                rests[passed] = self.one(
-                    Rest(rest.where, rest.boots + 1, rest.rescued, rest.person)
-                )
-            rest = rests[passed]
-        return rest
-
-    def step(self, state: State, world: int) -> Outcome:
-        """One start; what does not start does not matter in it."""
-        slot = self.slots.get(state)
-        if slot is None:
-            wishes = self.model.wishes
-            started = self.model.load(state[0], wishes.choice(wishes.all[state[1]])).started
-            slot = SLOTS.index(started.what) if started.what in SLOTS else -1
-            self.slots[state] = slot
-        behaviour = WORLDS[world][slot] if slot >= 0 else WAYS[0]
-        key = packed(state) * len(WAYS) + WAYS.index(behaviour)
-        done = self.steps.get(key)
-        if done is None:
-            done = self.steps[key] = self.model.outcome(state, behaviour, self.network)
-        return done
-
-    def one(self, rest: Rest) -> Rest:
-        """The same object for what is equal: there are millions."""
-        return self.same.setdefault(rest, rest)
-
-    def waits(self, wish: int) -> Rest:
-        """In rescue."""
-        found = self.model.wishes.all[wish]
-        return self.one(Rest("waiting", 1, found.rescued, found.rescue and found.person))
-
-    def firsts(self, number: int, wishes: int) -> dict[World, list[First]]:
-        """The first starts of a device with a set of records, in each world."""
-        model = self.model
-        of: dict[str, dict[Behaviour, list[First]]] = {}
-        for choice, those in list(model.wishes.choices.items()):
-            part = wishes & those
-            if not part:
-                continue
-            load = model.load(number, choice)
-            what = load.started.what
-            if what == "rescue":
-                of.setdefault(what, {}).setdefault("good", []).extend(self._rescued(load.off, part))
-                continue
-            for behaviour in WAYS if what in SLOTS else WAYS[:1]:
-                found = of.setdefault(what, {}).setdefault(behaviour, [])
-                for end in model.course(number, choice, behaviour).ends:
-                    found.extend(self._started(number, part, end, what))
-        every = {}
-        for world in worlds(model.devices[number]):
-            ways: dict[str, Behaviour] = dict(zip(SLOTS, world, strict=True))
-            lists = (found[ways.get(what, "good")] for what, found in of.items())
-            every[world] = [first for found in lists for first in found]
-        return every
-
-    def _started(
-        self, number: int, part: int, end: tuple[Change, int, str], what: str
-    ) -> Iterator[First]:
-        change, device, ending = end
-        for wish, sources in self.model.wishes.sources(change):
-            found = part & sources
-            if found and ending == "up" and device == number and found >> wish & 1:
-                yield First(1 << wish, Rest(what, 1))
-                found ^= 1 << wish
-            if found:
-                yield First(found, None, (device, wish))
-
-    def _rescued(self, number: int, part: int) -> Iterator[First]:
-        for wish, those in list(self.model.wishes.visits.items()):
-            found = part & those
-            if not found:
-                continue
-            visited = self.model.visit(number, wish, self.network)
-            if visited.ending == "waiting":
-                for member in members(found):
-                    yield First(1 << member, self.waits(member))
-            else:
-                yield First(found, None, visited.passed[-1], visited.installed)
-
-
-def packed(state: State) -> int:
-    """A number for a state."""
-    number, wish = state
-    return number << 16 | wish
-
-
-def after(world: int, installed: Slot | None) -> int:
-    """What rescue installs is good."""
-    if installed is None:
-        return world
-    a, b = WORLDS[world]
-    return NUMBERS["good" if installed == "a" else a, "good" if installed == "b" else b]
-
-
-def worlds(device: Device) -> Iterator[World]:
-    """Every way in which the two images may behave; an empty slot has one."""
-    ways = [WAYS if device.place(slot).version else WAYS[:1] for slot in SLOTS]
-    yield from product(*ways)
 
 
 def startable(board: Board, device: Device, slot: Slot) -> bool:
@@ -217,23 +46,16 @@ class Findings:
     wrong: dict[str, str] = field(default_factory=dict)
     often: dict[str, int] = field(default_factory=dict)
 
-    def count(self, rest: Rest, runs: int, *, candidate: bool, network: bool) -> str:
-        """Counts runs that come to rest there, and says what is wrong with it. candidate: there
-        is a healthy slot that may be started."""
+    def count(self, rest: Rest, runs: int) -> None:
+        """Runs that come to rest there."""
         self.runs += runs
-        if rest.where == "circle":
-            return CIRCLE
-        if rest.where != "waiting":
-            self.reached += runs
-        elif not rest.person and rest.rescued >= MOST_STARTS:
+        self.longest = max(self.longest, rest.boots)
+        if rest.where == "waiting" and not rest.person and rest.rescued >= MOST_STARTS:
             self.gave_up += runs
-        else:
+        elif rest.where == "waiting":
             self.waited += runs
-            if candidate and not rest.person:
-                return "a healthy candidate is not reached"
-            if network and not rest.person:
-                return "waits although it could install"
-        return ""
+        elif rest not in CIRCLES:
+            self.reached += runs
 
     def note(self, kind: str, explored: Explored, number: int, wishes: int, more: str = "") -> None:
         """Something that must not be, with each of a set of records."""
@@ -304,46 +126,71 @@ def check_rest(explored: Explored, findings: Findings, *, network: bool) -> None
     """From every state, in every world, to rest."""
     model = explored.model
     quiet = Quiet(model, network)
+    runs: dict[int, int] = {}
+    suspects: dict[int, bool] = {}
     for number, wishes in explored.found.items():
         device = model.devices[number]
         good = [startable(model.board, device, slot) for slot in SLOTS]
-        for world, firsts in quiet.firsts(number, wishes).items():
-            candidate = any(fit and way == "good" for fit, way in zip(good, world, strict=True))
+        for in_worlds, firsts in quiet.firsts(number, wishes):
             for first in firsts:
-                rest, boots = first.rest, 0
-                if rest is None:
-                    then = after(NUMBERS[world], first.installed)
-                    rest, boots = quiet.rest(first.next, then), 1
-                findings.longest = max(findings.longest, rest.boots + boots)
-                kind = findings.count(
-                    rest, first.wishes.bit_count(), candidate=candidate, network=network
-                )
-                if kind == CIRCLE:
-                    kind = judged_circle(model.board, device, world)
-                if kind:
-                    findings.note(kind, explored, number, first.wishes, f"{world}")
+                count = first[0].bit_count()
+                for world in in_worlds:
+                    rest = quiet.after(first, world)
+                    runs[rest] = runs.get(rest, 0) + count
+                    if rest not in suspects:
+                        suspects[rest] = suspicious(quiet.rests[rest])
+                    if suspects[rest]:
+                        ways = WORLDS[world]
+                        kind = judged(
+                            model.board, device, ways, quiet.rests[rest], good=good, network=network
+                        )
+                        if kind:
+                            findings.note(kind, explored, number, first[0], f"{ways}")
+    for rest, count in runs.items():
+        findings.count(quiet.rests[rest], count)
 
 
-def judged_circle(board: Board, device: Device, world: World) -> str:
+def suspicious(rest: Rest) -> bool:
+    """Whether there must be a reason for it."""
+    if rest.where == "waiting":
+        return not rest.person and rest.rescued < MOST_STARTS
+    return rest in CIRCLES
+
+
+def judged(
+    board: Board, device: Device, world: World, rest: Rest, *, good: Sequence[bool], network: bool
+) -> str:
+    """What is wrong with it; "" for nothing. good: the slots that may be started."""
+    if rest in CIRCLES:
+        return judged_circle(board, device, world, early=rest == CIRCLES[1])
+    if any(fit and way == "good" for fit, way in zip(good, world, strict=True)):
+        return "a healthy candidate is not reached"
+    return "waits although it could install" if network else ""
+
+
+def judged_circle(board: Board, device: Device, world: World, *, early: bool) -> str:
     """What is wrong with a device that restarts for ever; "" when nobody promised otherwise:
-    without a rescue system a committed image that does not start has no way out."""
-    if "kernel" in world or any(place.artifact == "crashes" for place in device.slots):
-        if not board.rescue:
-            return ""
-        if board.kind in ("systemd-boot", "tryboot"):
-            return "never comes to rest: a kernel ends before the initramfs counts its start"
-    firmware_ends = board.kind in ("systemd-boot", "tryboot") and not board.returns
-    refused = any(place.artifact == "refused" for place in device.slots)
-    if board.rescue and firmware_ends and refused:
-        return "never comes to rest: the firmware does not go on when an artifact is refused"
+    without a rescue system a committed image that does not start has no way out.
+
+    early: some of these starts end before the initramfs.
+    """
+    scripted = board.kind in ("grub", "u-boot")
     if board.rescue:
+        if early and not scripted:
+            return "never comes to rest: a kernel ends before the initramfs counts its start"
+        if (
+            not scripted
+            and not board.returns
+            and any(p.artifact == "refused" for p in device.slots)
+        ):
+            return "never comes to rest: the firmware does not go on when an artifact is refused"
         return "never comes to rest"
     # The loader's word counts: to be told that a slot is good is the commit point.
     known = device.loader(board)
     slot = known.active or "a"
     if not known.of(slot).successful:
         slot = other_slot(slot)
-    if not known.of(slot).successful:
+    if early or not known.of(slot).successful:
         return ""
     good = world[SLOTS.index(slot)] == "good" and startable(board, device, slot)
     return "never comes to rest although the committed image is good" if good else ""
