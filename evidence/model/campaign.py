@@ -43,6 +43,7 @@ from evidence.model.check import Findings, check_rest, check_states
 from evidence.model.device import Board
 from evidence.model.explore import Explored, Limits, explore
 from evidence.model.records import KINDS, Kind
+from evidence.report import MORE
 from evidence.result import record
 from recovery.starts import MOST_LOADS
 
@@ -138,7 +139,7 @@ def run(arguments: argparse.Namespace) -> int:
             if scope.damage:
                 name = f"with rescue and damage ({scope.damage})"
             if scope.returns != RETURNS[kind][0] and scope.rescue:
-                name += ", the first partitions first"
+                name += MORE
             if not explored.complete:
                 notes.append(
                     f"{name}: a sample, the states nearest to the factory's, not all of them."

@@ -101,3 +101,19 @@ def test_wrong_outcomes_stand_out() -> None:
     text = report.render([GOOD, spoilt])
     assert "**Wrong outcomes: 1.**" in text
     assert "* **wrong: state 17: nothing starts**" in text
+
+
+def test_a_sample_of_one_scope_does_not_make_another_one_a_sample() -> None:
+    counts = {
+        "states without rescue": 100,
+        "states with rescue": 200,
+        "states with rescue and damage (1)": 300,
+    }
+    model = msgspec.structs.replace(GOOD, campaign="model", board="grub", counts=counts)
+    note = "with rescue and damage (1): a sample, the states nearest to the factory's."
+    text = report.render([msgspec.structs.replace(model, notes=(note,))])
+    assert "| the same with rescue, all of them | counted | 200 | reached |" in text
+    assert "with rescue and damage, all of them | counted | 300 | **missed: a sample** |" in text
+    note = f"with rescue{report.MORE}: a sample."
+    text = report.render([msgspec.structs.replace(model, notes=(note,))])
+    assert "| the same with rescue, all of them | counted | 200 | **missed: a sample** |" in text
