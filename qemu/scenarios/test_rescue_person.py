@@ -140,18 +140,20 @@ def _figures(text: str) -> dict[str, int]:
     return {line.split()[0]: int(line.split()[1]) for line in text.splitlines()}
 
 
-@uefi
+@every_board
 def test_what_was_erased_is_nowhere_on_the_disk(bench: Make, tmp_path: Path) -> None:
-    """Discarded, as no emulated disk erases securely; and what that leaves is overwritten."""
-    erased = bench(settled=False)
-    _plant(erased, 8 * MIB, 9 * MIB, -512)
-    assert _content(erased, tmp_path / "before").count(SECRET.encode()) == 3
+    """Discarded, as no emulated disk erases securely; and what that leaves is overwritten.
+
+    QEMU discards whole clusters of 64 KiB. The grown partition does not end with one.
+    """
+    erased = bench(settled=True)
+    _plant(erased, -512)
+    assert _content(erased, tmp_path / "before").count(SECRET.encode()) > 1_000_000
     erased.ask("", "erase")
     erased.machine.start()
-    erased.machine.wait_console("erase: discarded", BACK_SECONDS)
-    device = erased.back()
-    assert device.status()["version"] == erased.station.lab.version
-    erased.cut()
+    erased.machine.wait_console("erase: discarded, and [0-9]+ bytes", BACK_SECONDS)
+    erased.started()
+    erased.machine.kill()
     assert SECRET.encode() not in _content(erased, tmp_path / "after")
 
 
