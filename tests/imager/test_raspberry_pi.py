@@ -388,6 +388,11 @@ def test_the_reference_product_builds_for_a_raspberry_pi_4_with_debians_kernel(
     assert read_fat(tools, artifact, "vmlinuz")[56:60] == b"ARM\x64"
     assert read_fat(tools, artifact, "start4.elf")[:4] == b"\x7fELF"
     assert read_fat(tools, artifact, "fixup4.dat")
+    rescue = build / "rescue.img"
+    part = board.rescue_partition
+    assert part is not None and rescue.stat().st_size <= part.size
+    assert {"config.txt", "initrd", "start4.elf", "vmlinuz"} <= names_in(tools, rescue)
+    assert "orbital.rescue=1 " in read_fat(tools, rescue, "cmdline.txt").decode()
     named = {
         item["name"] for item in json.loads((build / "sbom.cdx.json").read_bytes())["components"]
     }
