@@ -317,7 +317,7 @@ def run_in_qemu(arguments: argparse.Namespace) -> int:
     counts = {
         "cycles": done.cycles,
         **dict(sorted(done.counts.items())),
-        "bytes written by the guest, seen before the cuts": done.written,
+        "bytes written by the guest": done.written,
         "bytes of state at most in the first half, without journals and metadata": warm,
         "bytes of state at most in the second half, without journals and metadata": last,
     }
@@ -325,11 +325,14 @@ def run_in_qemu(arguments: argparse.Namespace) -> int:
         f"python -m evidence soak --qemu --cycles {arguments.cycles} --seed {arguments.seed} "
         "--work DIR"
     )
-    for text in done.wrong:
-        print(f"WRONG {text}", flush=True)
+    notes = real.notes(done)
+    if done.cycles < arguments.cycles:
+        notes.append("Not all of the cycles that were asked for: the same command goes on.")
+    for text in (*notes, *(f"WRONG {text}" for text in done.wrong)):
+        print(text, flush=True)
     print(counts, flush=True)
     record(
         "soak-qemu", command, counts, seconds=done.seconds, board="qemu-x86_64",
-        wrong=done.wrong, notes=real.notes(done), folder=arguments.results,
+        wrong=done.wrong, notes=notes, folder=arguments.results,
     )  # fmt: skip
     return int(bool(done.wrong))

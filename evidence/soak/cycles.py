@@ -178,7 +178,7 @@ for file in /run/orbital/boot.json /usr/lib/orbital/device.json /state/orbital/s
 /state/orbital/generations/*.json; do
     echo "@$file"; cat "$file"
 done
-echo @sizes; du -sb /state/* /state/orbital/*
+echo @sizes; du -sb /state/orbital/* /state/var
 """
 
 

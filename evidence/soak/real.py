@@ -82,17 +82,16 @@ def soak(work: Path, wanted: int, seed: int, *, seconds: float = 0) -> Progress:
     with Server(lab.repository, work / "server") as server:
         bench = Bench(lab.machine(work / "machine", extra=_RESTART_ENDS), server.url)
         begun = time.monotonic()
+        found: Found | None = None
         try:
-            bench.on()
-            standing = bench.look().standing
             while done.cycles < wanted and not (seconds and time.monotonic() - begun > seconds):
+                standing = (found or bench.on()).standing
                 dice = random.Random(f"{seed} {done.cycles}")
                 cycle = cycles.draw(dice, standing, server.url, done.lengths)
                 found = bench.cycle(cycle, done)
                 done.save(path)
-                if found is None or done.wrong:
+                if done.wrong:
                     break
-                standing = found.standing
         finally:
             bench.machine.kill()
     return done
@@ -109,10 +108,11 @@ class Bench:
         self._kept: list[str] = []
         self._mark: int | None = None
 
-    def on(self) -> None:
+    def on(self) -> Found:
         """Switches it on and waits until it is at rest."""
         self.start()
         self.settle(None, Deadline(REST_SECONDS))
+        return self.look()
 
     def cycle(self, cycle: Cycle, done: Progress) -> Found | None:
         """One cycle, counted and judged. None when the device did not come to rest."""
@@ -285,7 +285,7 @@ def _waiting(job: Job | None) -> str:
 
 def growth(sizes: Sequence[Mapping[str, int]]) -> tuple[int, int]:
     """The largest state partition in the first and in the second half, but for journals."""
-    rest = [_rest(found) for found in sizes] or [0]
+    rest = [_rest(found) for found in sizes if "orbital/state.json" in found] or [0]
     middle = (len(rest) + 1) // 2
     return max(rest[:middle]), max(rest[middle:], default=0)
 

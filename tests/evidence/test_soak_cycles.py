@@ -141,7 +141,7 @@ def test_the_records_of_a_device_are_read_and_compared_with_what_runs() -> None:
 
 def test_growth_is_of_what_the_device_keeps_without_journals() -> None:
     sizes = [
-        {"orbital/generations": kept, "orbital/audit.jsonl": 10 * kept, "orbital": 11 * kept}
+        {"orbital/state.json": kept, "orbital/audit.jsonl": 10 * kept, "var": 11 * kept}
         for kept in (5, 9, 7, 8)
     ]
     assert growth(sizes) == (9, 8)
