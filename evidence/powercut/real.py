@@ -35,6 +35,8 @@ BOOT_SECONDS = 900
 _PIECE = 1 << 20
 _KEPT = "booted.jsonl"
 _FOLDER = "to-boot"
+# A guest that gets less than a fifth of a processor is reset by its watchdog as it starts.
+_BUSY = 0.8
 _MARK = "== "
 # One script, and no program of ours: what starts Python is slow in an emulated machine. The
 # records are read by the code that ships, here. What fails of a package's services is said.
@@ -168,9 +170,25 @@ def _boot(saved: Snapshot, disk: Path, place: Path, wanted: str) -> str:
         machine.start()
         return settled(machine, wanted, place / "seen")
     except MachineError as error:
+        if machine.running and waited(machine.pid) > _BUSY:
+            raise MachineError(
+                "cannot boot a state: the host is too busy for the guest's watchdog",
+                details=error.brief,
+                resolution="run it again with less beside it; it goes on with this state",
+            ) from error
         return f"does not come up: {error.brief}"
     finally:
         machine.kill()
+
+
+def waited(pid: int) -> float:
+    """Which share of its time a process that wanted to run had to wait for a processor.
+
+    By the busiest of its threads (Documentation/scheduler/sched-stats.rst, /proc/PID/schedstat).
+    """
+    threads = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+    ran, wait = max((int(ran), int(wait)) for ran, wait, _ in threads)
+    return wait / (ran + wait)
 
 
 def settled(machine: Machine, wanted: str, place: Path) -> str:

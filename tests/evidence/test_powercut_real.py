@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from evidence.powercut.judge import Judge
 from evidence.powercut.replay import Recording, visit
 from evidence.powercut.sample import expand
 from qemu import storage
+from qemu.deadline import Deadline
 
 STATES = 90
 
@@ -94,3 +97,20 @@ def test_what_the_guest_shows_becomes_files(tmp_path: Path) -> None:
     assert said[:2] == ["active", "orbital.counter.count.service"]
     assert json.loads((tmp_path / "seen/run/orbital/boot.json").read_text()) == {"a": "== b"}
     assert (tmp_path / "seen/state/orbital/etc/1/upper/owner").read_text() == ""
+
+
+def test_what_a_process_waits_for_a_processor_is_told() -> None:
+    """Four that want one processor wait three quarters of their time."""
+    one = min(os.sched_getaffinity(0))
+    pin = f"import os; os.sched_setaffinity(0, [{one}])"
+    busy = [sys.executable, "-S", "-c", f"{pin}\nwhile True: pass"]
+    children = [subprocess.Popen(busy) for _ in range(4)]
+    try:
+        deadline = Deadline(60)
+        while not all(real.waited(child.pid) > 0.5 for child in children):
+            assert not deadline.expired
+            deadline.pause(0.2)
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
