@@ -25,8 +25,8 @@ class Aim:
     whole: bool = False
 
 
-MORE = ", the first partitions first"
-"""Of the name of a second exploration, with a firmware that goes on otherwise."""
+MORE = ", from the 1st"
+"""Of the name of a second exploration: firmware goes on with the first partition (tryboot)."""
 
 AIMS = (
     Aim("crash states judged", "powercut", "crash states judged", 50_000),
