@@ -117,7 +117,8 @@ def draw(
     known = lengths.get(cycle.name, ())
     if not known or dice.random() >= _CUT:
         return cycle
-    cuts = [dice.uniform(0.5, statistics.median(known) * _BEYOND)]
+    # The last ones: the machine is not always as fast.
+    cuts = [dice.uniform(0.5, statistics.median(known[-3:]) * _BEYOND)]
     while dice.random() < _CUT_AGAIN:
         cuts.append(dice.uniform(0.5, _START_SECONDS))
     return Cycle(kind, cycle.steps, standing.now, tuple(round(cut, 1) for cut in cuts))

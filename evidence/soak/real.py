@@ -49,8 +49,9 @@ _KEPT = r"committed generation \d+, version (\S+)"
 class Progress:
     """What a soak has done so far.
 
-    lengths: seconds of the cycles that were not cut, by name. sizes: after each cycle, bytes of
-    the state partition by folder. written: by the guest, as far as it was seen before the cuts.
+    lengths: seconds until rest, where no cut came before, by name. sizes: bytes of the state
+    partition by path, after each cycle. written: by the guest, but for what it wrote in the last
+    second before a cut.
     """
 
     cycles: int = 0
@@ -98,12 +99,17 @@ def soak(work: Path, wanted: int, seed: int, *, seconds: float = 0) -> Progress:
 
 
 class Bench:
-    """The machine, and what the guest wrote to its disk."""
+    """The machine.
+
+    written: bytes, by the guest. undisturbed: seconds until rest in the last cycle, 0 if it was cut
+    before.
+    """
 
     def __init__(self, machine: Machine, source: str) -> None:
         self.machine = machine
         self.source = source
         self.written = 0
+        self.undisturbed = 0.0
         self._seen = 0
         self._kept: list[str] = []
         self._mark: int | None = None
@@ -121,11 +127,10 @@ class Bench:
         said: list[str] = []
         try:
             codes = self.play(cycle, said)
-            length = time.monotonic() - begun
             found = self.look(codes)
             problem = cycles.judge(cycle, found, cut=bool(cycle.cuts))
-            if not cycle.cuts:
-                done.lengths.setdefault(cycle.name, []).append(round(length, 1))
+            if self.undisturbed:
+                done.lengths.setdefault(cycle.name, []).append(round(self.undisturbed, 1))
             done.sizes.append(dict(found.sizes))
         except (MachineError, ValueError, KeyError) as error:
             problem = f"does not come to rest: {error}"
@@ -154,6 +159,7 @@ class Bench:
         said: the cuts, as they happened.
         """
         limit = Deadline(REST_SECONDS)
+        started, self.undisturbed = time.monotonic(), 0.0
         self._kept, self._mark = [], self.machine.console.mark
         job: Job | None = self.machine.shell.spawn(cycles.script(cycle))
         for seconds in cycle.cuts:
@@ -162,11 +168,14 @@ class Bench:
                 said.append(f"cut at {seconds:g} s")
             else:
                 # At rest before the moment: that is not waited for.
+                self.undisturbed = self.undisturbed if said else time.monotonic() - began
                 said.append(f"cut at rest, {time.monotonic() - began:.1f} s")
             self.machine.kill()
             self.start()
             job = None
         codes = self.settle(job, limit)
+        if not cycle.cuts:
+            self.undisturbed = time.monotonic() - started
         self.note_commits()
         return codes
 
