@@ -234,7 +234,7 @@ def test_the_pis_firmware_is_asked_with_the_number_of_the_partition(
             "consult_starts; echo goes on with $argument",
         )
         assert output.endswith(said)
-        assert parse(disk.read_bytes()[524288:]).asked == 1
+        assert parse(disk.read_bytes()[524288:]).asked == WISH.asked + 1
 
 
 def test_a_disk_that_cannot_be_written_boots_as_ever(shell: Path, tmp_path: Path) -> None:
