@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import errno
 import fcntl
 import os
 import re
@@ -84,20 +85,25 @@ class StateReader:
         )
         self._mount = directory / "mount"
         self._mount.mkdir()
+        self._content = disk.partition(label)
+        self._loop, self._device = self._attach(self._backing(directory))
+        # Keys (see Disk) of the blocks that the device holds and the base does not.
+        self._holds: dict[int, int] = self._wanted()
+        self._journal = self._find_journal(self._content)
+        self.mounted = 0
+
+    def _backing(self, directory: Path) -> Path:
+        """A file with the state as it is on the disk now."""
         backing = directory / "state"
-        content = disk.partition(label)
+        backing.unlink(missing_ok=True)
         with backing.open("wb") as out:
-            out.truncate(content.size)
-            for at in range(0, content.size, 1 << 20):
-                piece = content[at : at + (1 << 20)]
+            out.truncate(self._content.size)
+            for at in range(0, self._content.size, 1 << 20):
+                piece = self._content[at : at + (1 << 20)]
                 if piece.any():
                     out.seek(at)
                     out.write(piece.tobytes())
-        self._loop, self._device = self._attach(backing)
-        # Keys (see Disk) of the blocks that the device holds and the base does not.
-        self._holds: dict[int, int] = self._wanted()
-        self._journal = self._find_journal(content)
-        self.mounted = 0
+        return backing
 
     def __enter__(self) -> StateReader:
         return self
@@ -152,7 +158,10 @@ class StateReader:
             if self._libc.umount2(str(self._mount).encode(), 0):
                 raise MachineError(f"cannot unmount {self._mount}")
             size = int.from_bytes(os.pread(self._loop, 4, _BLOCKS_COUNT), "little") * BLOCK
-            self._take_back(everywhere=bool(problems))
+            if self._released():
+                self._take_back(everywhere=bool(problems))
+            else:
+                self._renew()
         return dataclasses.replace(files, repairs=tuple(problems), images=images, size=size)
 
     def _whole_images(self) -> frozenset[str]:
@@ -181,6 +190,26 @@ class StateReader:
         if self._libc.mount(self._device.encode(), where, b"ext4", flags, b""):
             return f"cannot be mounted: {os.strerror(ctypes.get_errno())}"
         return ""
+
+    def _released(self) -> bool:
+        """Whether nobody has the device mounted any more.
+
+        A program that made a mount namespace of its own meanwhile has a copy of the mount in it:
+        the next mount would show that file system, with what the kernel remembers of it.
+        """
+        try:
+            os.close(os.open(self._device, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            return False
+        return True
+
+    def _renew(self) -> None:
+        """Goes on with another device; this one is gone with its last user."""
+        os.close(self._loop)
+        self._loop, self._device = self._attach(self._backing(self._mount.parent))
+        self._holds = self._wanted()
 
     def _bring(self) -> None:
         """Writes the blocks in which the device differs from the disk."""
