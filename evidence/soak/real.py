@@ -39,6 +39,7 @@ from qemu.shell import Job
 REST_SECONDS = 1800
 _PAUSE = 2.0
 _RECORD = "/state/orbital/state.json"
+_STATE = _RECORD.removeprefix("/state/")
 # A restart ends QEMU and begins a new one: under emulation that takes a tenth of the time that
 # firmware takes after a reset, with all the translated code of the time before in its way.
 _RESTART_ENDS = ("-action", "reboot=shutdown")
@@ -294,7 +295,7 @@ def _waiting(job: Job | None) -> str:
 
 def growth(sizes: Sequence[Mapping[str, int]]) -> tuple[int, int]:
     """The largest state partition in the first and in the second half, but for journals."""
-    rest = [_rest(found) for found in sizes if "orbital/state.json" in found] or [0]
+    rest = [_rest(found) for found in sizes if _STATE in found] or [0]
     middle = (len(rest) + 1) // 2
     return max(rest[:middle]), max(rest[middle:], default=0)
 
@@ -314,10 +315,12 @@ def notes(done: Progress) -> list[str]:
         f"{name} {statistics.median(found):.0f} s" for name, found in sorted(done.lengths.items())
     )
     found = [f"Undisturbed cycles took, by their median: {lengths}."] if lengths else []
-    if done.sizes:
-        first, last = done.sizes[0], done.sizes[-1]
+    sizes = [size for size in done.sizes if _STATE in size]
+    if sizes:
+        found.append(f"Sizes of the state partition are of the last {len(sizes)} cycles.")
+        first, last = sizes[0], sizes[-1]
         found += [
-            f"{path} from {first.get(path, 0):,} bytes after the first cycle to {size:,}."
+            f"{path} from {first.get(path, 0):,} bytes to {size:,}."
             for path, size in sorted(last.items())
             if size - first.get(path, 0) > 4096
         ]
