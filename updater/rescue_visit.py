@@ -138,11 +138,16 @@ class Course:
 
     def sources(self) -> Iterator[tuple[str, float]]:
         """Where to look for an image, and for how many seconds to try again."""
-        for path in sticks.repositories(self.site.config, self.site.root):
+        known = sticks.repositories(self.site.config, self.site.root)
+        for path in known:
             yield str(path), 0.0
         source = self.policy().source
         if source and self.site.config.rescue.network:
             yield source, self.network_seconds
+        # A stick takes seconds to appear: the person may have plugged it in just before.
+        for path in sticks.repositories(self.site.config, self.site.root):
+            if path not in known:
+                yield str(path), 0.0
 
     def policy(self) -> UpdatePolicy:
         """The update policy, with what the committed generation's /etc changes in it."""

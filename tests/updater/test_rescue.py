@@ -254,6 +254,20 @@ def test_nothing_left_says_what_a_person_must_bring(device: RescueDevice) -> Non
     assert device.starts.load().rescued == 0
 
 
+def test_a_stick_that_appears_while_the_network_is_asked_is_used(
+    device: RescueDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes the kernel seconds; found by the scenario in which a person types 2 at once."""
+    stick = device.root / "run/orbital/stick/sda1"
+    seen = iter([(), (stick,)])
+    monkeypatch.setattr("recovery.rescue.sticks.repositories", lambda *_: next(seen))
+    names = [name for name, _ in device.course().sources()]
+    assert names == [device.config().update.source, str(stick)]
+    monkeypatch.setattr("recovery.rescue.sticks.repositories", lambda *_: (stick,))
+    names = [name for name, _ in device.course().sources()]
+    assert names == [str(stick), device.config().update.source]
+
+
 def test_six_starts_in_vain_and_rescue_stops(device: RescueDevice) -> None:
     course = device.enter(Starts(rescued=6))
     waits = course.by_itself()
