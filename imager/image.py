@@ -185,7 +185,13 @@ def _initramfs(product: Product, base: BaseSystem, kernel: Kernel, workshop: Wor
         "restart": restart_source(board),
         "tools": workshop.tools.lock,
         "built": workshop.built,
-        "code": [code, code.with_suffix(""), code.with_name("elf.py"), Path(str(archive.__file__))],
+        "code": [
+            code,
+            code.with_suffix(""),
+            code.with_name("elf.py"),
+            code.with_name("restart.py"),
+            Path(str(archive.__file__)),
+        ],
     }
     return workshop.cache.stage("initramfs", inputs, build) / "initramfs.cpio"
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
@@ -19,6 +18,7 @@ from qemu.deadline import Deadline
 from qemu.errors import DeadlineExpired, MachineError
 from qemu.hardware import HOST_ADDRESS
 from qemu.relay import Relay
+from qemu.sockets import free_port
 
 _START_SECONDS = 15
 
@@ -59,7 +59,7 @@ class Server:
 
     def __init__(self, root: Path, logs: Path, port: int = 0) -> None:
         self.root = root
-        self.port = _free_port(port)
+        self.port = free_port(wanted=port)
         self._logs = logs
         self._work = tempfile.TemporaryDirectory(prefix="orbital-", dir="/tmp")
         self._process: subprocess.Popen[bytes] | None = None
@@ -182,15 +182,6 @@ class Server:
             if deadline.expired:
                 raise DeadlineExpired(f"cannot start nginx within {deadline.seconds:g} s")
             deadline.pause(0.02)
-
-
-def _free_port(wanted: int) -> int:
-    """The wanted port, when it is free and not 0."""
-    try:
-        with socket.create_server(("127.0.0.1", wanted)) as probe:
-            return int(probe.getsockname()[1])
-    except OSError:
-        return _free_port(0)
 
 
 def _word(path: Path) -> str:

@@ -64,3 +64,18 @@ class Listeners:
         for listener in self._sockets.values():
             listener.close()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def free_port(kind: socket.SocketKind = socket.SOCK_STREAM, *, wanted: int = 0) -> int:
+    """A port of the host's loopback that nobody uses now: the wanted one, if it is and is not 0."""
+    with socket.socket(socket.AF_INET, kind) as probe:
+        if wanted:
+            # One that only closed connections still hold is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            if not wanted:
+                raise
+            return free_port(kind)
+        return int(probe.getsockname()[1])

@@ -56,6 +56,8 @@ ASKED_IN_VAIN = 3
 """Asked so often, and the loader never started rescue: nobody asks again for this wish."""
 MOST_LOADS = 5
 """Loads that did not come as far as the initramfs: the loader's script starts rescue."""
+MOST_UNFINISHED = 8
+"""Unfinished starts of one image: its initramfs asks for rescue (MOST_STARTS in its script)."""
 MOST = 99
 ASKED_BY = "asked by "
 """How the reason begins when a person asked: rescue then does nothing by itself."""

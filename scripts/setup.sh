@@ -23,6 +23,7 @@ for pair in \
     nginx-light:/usr/sbin/nginx \
     zstd:/usr/bin/zstd \
     bmap-tools:/usr/bin/bmaptool \
+    dosfstools:/usr/sbin/mkfs.vfat \
     debian-archive-keyring:/usr/share/keyrings/debian-archive-keyring.gpg \
     python3-venv:/usr/share/doc/python3-venv; do
     [ -e "${pair#*:}" ] || missing="$missing ${pair%%:*}"

@@ -45,7 +45,7 @@ from evidence.model.explore import Explored, Limits, explore
 from evidence.model.records import KINDS, Kind
 from evidence.report import MORE
 from evidence.result import record
-from recovery.starts import MOST_LOADS
+from recovery.starts import MOST_LOADS, MOST_UNFINISHED
 
 Returns = Literal["", "rescue", "onward"]
 RETURNS: Mapping[Kind, tuple[Returns, ...]] = {
@@ -76,7 +76,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--loader", choices=KINDS, action="append", help="only this one")
     parser.add_argument("--damage", type=int, default=1, help="how often something rots")
     parser.add_argument(
-        "--starts", type=int, default=8, help="unfinished starts before rescue is asked for"
+        "--starts",
+        type=int,
+        default=MOST_UNFINISHED,
+        help="unfinished starts before rescue is asked for",
     )
     parser.add_argument(
         "--states", type=int, default=0, help="stop there where there is damage: a sample"

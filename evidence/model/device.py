@@ -42,7 +42,7 @@ class Board:
     kind: Kind
     rescue: bool = True
     returns: Literal["", "rescue", "onward"] = ""
-    most_starts: int = 8
+    most_starts: int = starts.MOST_UNFINISHED
     most_loads: int = starts.MOST_LOADS
 
 

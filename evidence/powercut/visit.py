@@ -18,14 +18,13 @@ from recovery.rescue.slot import Content
 from recovery.rescue.statefs import StateFileSystem
 from recovery.rescue.visit import FILE
 from recovery.slots import Slot
-from recovery.starts import ASKED_IN_VAIN, MOST, OFFSET, SIZE, StartFile, Starts
+from recovery.starts import ASKED_IN_VAIN, MOST, MOST_UNFINISHED, OFFSET, SIZE, StartFile, Starts
 from recovery.value import replace
 from updater.rescue_visit import Course
 
 if TYPE_CHECKING:
     from recovery.rescue.decide import Condition
 
-MOST_STARTS = 8  # As in imager/initramfs/init.
 _RECORD = "environment"
 
 
@@ -56,7 +55,7 @@ def consult(record: Starts, root_hash: str) -> tuple[Starts, bool]:
     image = root_hash[:32]
     starts = record.starts if record.image == image else 0
     record = replace(record, image=image, starts=starts)
-    if starts >= MOST_STARTS and record.asked < ASKED_IN_VAIN:
+    if starts >= MOST_UNFINISHED and record.asked < ASKED_IN_VAIN:
         reason = f"{starts} starts of the image {image} in a row did not end well"
         return replace(record, rescue=True, reason=reason, asked=record.asked + 1), True
     return replace(record, starts=min(starts + 1, MOST)), False

@@ -12,13 +12,12 @@ from pathlib import Path
 import msgspec
 
 from evidence.soak.cycles import GOOD, GOOD_PACKAGES, ILL, ILL_PACKAGE, PACKAGE
+from qemu.faulty import patient
 from qemu.lab import Lab
 from qemu.variants import service
 
 # Of quiet after a commit: what a cycle waits for.
 PROBATION_SECONDS = 5
-# A merely slow machine is not a broken release.
-_DEADLINE_SECONDS = 900
 _MADE = "made"
 _FAILING = {"kind": "exec", "command": ["/usr/bin/false"], "deadline_seconds": 5}
 
@@ -27,13 +26,9 @@ def open_lab(work: Path) -> Lab:
     """The lab of a soak, with everything on offer."""
     lab = Lab(work / "lab")
     lab.directory.mkdir(parents=True, exist_ok=True)
-    trial = msgspec.structs.replace(
-        lab.product.manifest.trial,
-        probation_seconds=PROBATION_SECONDS,
-        deadline_seconds=_DEADLINE_SECONDS,
-    )
-    manifest = msgspec.structs.replace(lab.product.manifest, trial=trial)
-    lab.product = replace(lab.product, manifest=manifest)
+    product = patient(lab.product)
+    trial = msgspec.structs.replace(product.manifest.trial, probation_seconds=PROBATION_SECONDS)
+    lab.product = replace(product, manifest=msgspec.structs.replace(product.manifest, trial=trial))
     if (lab.directory / _MADE).exists():
         lab.factory = lab.directory / "factory.img"
         lab.variables = lab.directory / "variables.fd"

@@ -80,19 +80,19 @@ class RaspberryPiFirmware:
     ) -> None:
         """A FAT image, as small as its files allow."""
         section = _section(ingredients.board)
+        linux = ingredients.linux.read_bytes()
         if not section.without_updates:
-            _check_kernel(ingredients)
+            _check_kernel(ingredients, linux)
         tree = ingredients.device_tree
         if tree is None:
             raise ManifestError(
                 f"cannot build for board {ingredients.board.board}: it names no device tree",
                 resolution="set kernel.device_tree in the board file",
             )
-        linux = ingredients.linux.read_bytes()
         files: dict[str, Path | bytes] = {
             "config.txt": config_text(ingredients.board).encode(),
             "cmdline.txt": f"{ingredients.command_line}\n".encode(),
-            "vmlinuz": _packed(ingredients) if ingredients.packed else bare(linux),
+            "vmlinuz": packed(linux) if ingredients.packed else bare(linux),
             "initrd": ingredients.initramfs,
             tree.name: tree,
             **ingredients.firmware_files,
@@ -190,14 +190,13 @@ def bare(kernel: bytes) -> bytes:
     return kernel
 
 
-def _packed(ingredients: Ingredients) -> bytes:
+def packed(kernel: bytes) -> bytes:
     """The kernel in gzip, which the firmware takes for a 64-bit one as well."""
-    linux = ingredients.linux.read_bytes()
-    return linux if linux.startswith(_GZIP) else gzip.compress(linux, mtime=0)
+    return kernel if kernel.startswith(_GZIP) else gzip.compress(kernel, mtime=0)
 
 
-def _check_kernel(ingredients: Ingredients) -> None:
-    if not passes_tryboot(ingredients.linux.read_bytes()):
+def _check_kernel(ingredients: Ingredients, kernel: bytes) -> None:
+    if not passes_tryboot(kernel):
         raise ManifestError(
             f"cannot build for board {ingredients.board.board}: the kernel"
             f" {ingredients.uname} cannot ask the firmware for a try (tryboot)",

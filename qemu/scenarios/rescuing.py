@@ -7,7 +7,6 @@ first start. A scenario works on an overlay of one of them.
 from __future__ import annotations
 
 import shutil
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -31,8 +30,6 @@ from recovery.starts import OFFSET, Action, Starts, to_bytes, wish
 
 BOARDS = ("qemu-x86_64", "qemu-aarch64-uboot")
 RESCUE_SECONDS = 600
-# Of `imager/initramfs/init`, MOST_STARTS: unfinished starts of an image before rescue.
-STARTS = 8
 # Reinstallation, first start and health, on a host that does other things as well.
 BACK_SECONDS = 1200
 ENTERED = r"orbital: rescue: entered"
@@ -189,12 +186,6 @@ class Bench:
     def type(self, line: str) -> None:
         """Types a line into the rescue system's console."""
         self.machine.console.write(f"{line}\n".encode())
-
-
-def free_port() -> int:
-    """A port of the host's loopback that is free now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def _login_key(directory: Path) -> Path:

@@ -16,20 +16,13 @@ from qemu.hardware import Forward
 from qemu.lab import Lab
 from qemu.machine import Machine
 from qemu.snapshot import Snapshot
+from qemu.sockets import free_port
 
 pytestmark = pytest.mark.boot
 
 UDP = 51820
 # The host, and what it forwards, as a guest sees it in QEMU's user network.
 HOST = "10.0.2.2"
-
-
-def free_port(kind: socket.SocketKind) -> int:
-    """A port of the host that nobody uses now."""
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def lead_udp_in(machine: Machine, port: int, guest_port: int) -> None:

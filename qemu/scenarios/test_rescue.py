@@ -18,10 +18,9 @@ from qemu.scenarios.rescuing import (
     MIB,
     RESCUE_SECONDS,
     SECRET,
-    STARTS,
     Bench,
 )
-from recovery.starts import Starts
+from recovery.starts import MOST_UNFINISHED, Starts
 
 pytestmark = pytest.mark.boot
 
@@ -83,7 +82,7 @@ def test_damage_of_each_part_is_repaired(bench: Make) -> None:
     for labels in (("root-a",), ("environment",), (boot,), (boot, "root-a"), ("state",)):
         # Nothing is counted of what was before; but a root image that is damaged stops a start
         # without a trace, and of so many starts this is the last one.
-        damaged.record(Starts(image=station.image, starts=STARTS - 1))
+        damaged.record(Starts(image=station.image, starts=MOST_UNFINISHED - 1))
         damaged.damage(*labels)
         damaged.machine.start()
         damaged.started()
@@ -131,13 +130,13 @@ def test_a_committed_slot_that_the_loader_cannot_start_leads_to_rescue(
 def test_starts_that_never_become_healthy_lead_to_rescue(bench: Make) -> None:
     """The power fails in each. Rescue finds the device whole, and lets it start again."""
     impatient = bench(settled=True)
-    for _ in range(STARTS):
+    for _ in range(MOST_UNFINISHED):
         impatient.machine.start()
         impatient.machine.wait_console("orbital: initramfs: slot a .* opened", RESCUE_SECONDS)
         assert impatient.machine.console.search(ENTERED) is None
         impatient.machine.kill()
     impatient.machine.start()
-    impatient.wait_entered(f"{STARTS} starts")
+    impatient.wait_entered(f"{MOST_UNFINISHED} starts")
     impatient.machine.wait_console("slot a starts next", RESCUE_SECONDS)
     status = impatient.back().status()
     assert (status["slot"], status["committed"]) == ("a", True)

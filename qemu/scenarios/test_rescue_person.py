@@ -19,15 +19,14 @@ from qemu.scenarios.rescuing import (
     MIB,
     RESCUE_SECONDS,
     SECRET,
-    STARTS,
     Bench,
-    free_port,
     make_key,
 )
+from qemu.sockets import free_port
 from qemu.storage import export_raw, open_disk
 from recovery import process
 from recovery.process import Completed
-from recovery.starts import Starts
+from recovery.starts import MOST_UNFINISHED, Starts
 
 pytestmark = [pytest.mark.boot, pytest.mark.campaign]
 
@@ -43,7 +42,7 @@ def test_without_slots_and_network_it_says_what_to_bring(bench: Make, tmp_path: 
     station = alone.station
     alone.damage("root-a", "root-b")
     # This start is the last one of so many that rescue comes.
-    alone.record(Starts(image=station.image, starts=STARTS - 1))
+    alone.record(Starts(image=station.image, starts=MOST_UNFINISHED - 1))
     alone.machine.start()
     alone.machine.wait_console("waiting for a person", BACK_SECONDS)
     alone.machine.wait_console(MENU, RESCUE_SECONDS)

@@ -103,6 +103,8 @@ class SystemdBoot:
     def set_active(self, slot: Slot, tries: int) -> None:
         """Writes an entry with a new activation number. The commit point of every update.
 
+        First what earlier cuts left goes: a superseded name without a counter
+        would be started when all tries are used up, also the other slot's.
         Before the rename: a temporary file that the loader does not read.
         After it: the loader starts slot next. The slot's older entries lose
         against the new one and are then removed.
@@ -115,6 +117,7 @@ class SystemdBoot:
                 f"cannot activate slot {slot}: no boot artifact", details=str(artifact)
             )
         try:
+            self._remove_superseded()
             known = self._all()
             activation = max((entry.activation for entry in known), default=0) + 1
             path = self._entries / entry_name(slot, tries)
@@ -161,13 +164,17 @@ class SystemdBoot:
         exists, so the loader would start the slot without counting.
         """
         try:
-            for slot in SLOTS:
-                mine = [entry for entry in self._all() if entry.slot == slot]
-                self._remove(sorted(mine, key=lambda entry: entry.standing)[:-1])
+            self._remove_superseded()
             if self._entries.is_dir():
                 durable.remove_leftovers(self._entries)
         except OSError as error:
             raise _failed("tidy the boot entries", error) from error
+
+    def _remove_superseded(self) -> None:
+        """Of each slot all entries but the one that counts."""
+        for slot in SLOTS:
+            mine = [entry for entry in self._all() if entry.slot == slot]
+            self._remove(sorted(mine, key=lambda entry: entry.standing)[:-1])
 
     def _remove(self, entries: list[Entry]) -> None:
         for entry in sorted(entries, key=lambda entry: entry.standing):

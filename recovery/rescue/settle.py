@@ -43,11 +43,10 @@ def follow_loader(
     BootControlError.
     """
     for _ in range(_REPAIRS_AT_MOST):
-        committed = committed_generation(store)
-        if committed is None:
+        found = _assessed(store, boot_control, boot_id)
+        if found is None:
             return
-        view = view_of(store, boot_control, committed, boot_id=boot_id)
-        verdict = decide.assess(view)
+        view, verdict = found
         if not isinstance(verdict, FOLLOWS):
             return
         apply(plan.repair(verdict, view, config.trial, int(time.time())), store, boot_control)
@@ -64,11 +63,10 @@ def settle(
     ends: there will be no undisturbed time. Raises StateError, BootControlError.
     """
     for _ in range(_REPAIRS_AT_MOST):
-        committed = committed_generation(store)
-        if committed is None:
+        found = _assessed(store, boot_control, boot_id)
+        if found is None:
             raise StateError("cannot settle: the record of the committed generation is lost")
-        view = view_of(store, boot_control, committed, boot_id=boot_id)
-        verdict = decide.assess(view)
+        view, verdict = found
         now = int(time.time())
         if isinstance(verdict, decide.Waiting):
             waiting = view.find(verdict.generation)
@@ -84,3 +82,14 @@ def settle(
             return record
         apply(steps, store, boot_control)
     raise StateError("cannot settle: repairs of the state record do not end")
+
+
+def _assessed(
+    store: StateStore, boot_control: BootControl, boot_id: str
+) -> tuple[decide.View, decide.Verdict] | None:
+    """What the committed generation would decide at its start; None when its record is lost."""
+    committed = committed_generation(store)
+    if committed is None:
+        return None
+    view = view_of(store, boot_control, committed, boot_id=boot_id)
+    return view, decide.assess(view)

@@ -12,11 +12,12 @@ from evidence.powercut.state import OWNED, Files
 from evidence.powercut.visit import consult
 from recovery import generations, state
 from recovery.bootcontrol.systemd_boot import entry_name, entry_text
-from recovery.device import DeviceConfig, RescuePolicy
+from recovery.device import RescuePolicy
 from recovery.generations import Generation, PackageEntry
 from recovery.starts import Starts, to_bytes, wish
 from recovery.state import StateRecord
 from tests.imager import test_rescue_starts as script
+from tests.recovery import builders
 
 shell = script.shell
 ROOT_HASH = "0123456789abcdef" * 4
@@ -34,19 +35,7 @@ _CONTENT = {
 }
 FILES = Files(_CONTENT, images=frozenset(["c" * 64]))
 
-
-CONFIG = DeviceConfig(
-    system="gateway",
-    version="1.0",
-    board="testboard",
-    architecture="x86_64",
-    built=0,
-    boot_control="systemd-boot",
-    boot_partition="esp",
-    state="state",
-    slots={"a": "root-a", "b": "root-b"},
-    rescue=RescuePolicy(partition="rescue"),
-)
+CONFIG = dataclasses.replace(builders.CONFIG, rescue=RescuePolicy(partition="rescue"))
 
 
 def start(record: bytes) -> Start:

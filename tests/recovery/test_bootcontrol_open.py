@@ -17,6 +17,13 @@ from recovery.slots import BootControl
 from tests.recovery.builders import CONFIG, counting
 from tests.recovery.loaders import BENCHES, make_esp
 
+TRYBOOT = dataclasses.replace(
+    CONFIG,
+    boot_control="tryboot",
+    boot_partition="firmware",
+    boot_slots={"a": "boot-a", "b": "boot-b"},
+)
+
 
 def fake_root(root: Path, slot: str, label: str) -> Path:
     """Enough of /proc, /sys and /run to tell which slot runs."""
@@ -70,15 +77,9 @@ def test_a_record_in_a_partition_is_found_by_its_label(kind: str, tmp_path: Path
 
 def test_tryboot_is_opened_with_the_numbers_of_its_boot_partitions(tmp_path: Path) -> None:
     root = with_partitions(tmp_path)
-    config = dataclasses.replace(
-        CONFIG,
-        boot_control="tryboot",
-        boot_partition="firmware",
-        boot_slots={"a": "boot-a", "b": "boot-b"},
-    )
     file = root / BOOT_DIRECTORY / "autoboot.txt"
     file.write_text("[all]\ntryboot_a_b=1\nboot_partition=2\n[tryboot]\nboot_partition=3\n")
-    control = open_boot_control(config, root)
+    control = open_boot_control(TRYBOOT, root)
     assert control.active_slot() == "a"
     control.mark_successful("b")
     control.mark_unbootable("a")
@@ -87,17 +88,11 @@ def test_tryboot_is_opened_with_the_numbers_of_its_boot_partitions(tmp_path: Pat
 
 def test_tryboot_learns_the_number_of_the_rescue_system_where_there_is_one(tmp_path: Path) -> None:
     root = with_partitions(tmp_path)
-    config = dataclasses.replace(
-        CONFIG,
-        boot_control="tryboot",
-        boot_partition="firmware",
-        boot_slots={"a": "boot-a", "b": "boot-b"},
-    )
     file = root / BOOT_DIRECTORY / "autoboot.txt"
     # The label of a partition that this device has, and of one that it does not.
     for label, named in (("environment", 4), ("rescue", 2)):
         file.write_text("[all]\ntryboot_a_b=1\nboot_partition=2\n[tryboot]\nboot_partition=3\n")
-        there = dataclasses.replace(config, rescue=RescuePolicy(partition=label))
+        there = dataclasses.replace(TRYBOOT, rescue=RescuePolicy(partition=label))
         control = open_boot_control(there, root)
         control.mark_unbootable("b")
         control.mark_unbootable("a")

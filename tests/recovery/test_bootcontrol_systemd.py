@@ -10,7 +10,7 @@ from recovery.bootcontrol.systemd_boot import SystemdBoot, entry_text
 from recovery.errors import BootControlError
 from recovery.slots import Slot, SlotState
 from tests.recovery.builders import EXHAUSTED, NO_ENTRY, SUCCESSFUL, counting
-from tests.recovery.loaders import make_esp
+from tests.recovery.loaders import SystemdBootBench, make_esp
 from tests.recovery.powercut import power_cut
 
 
@@ -76,6 +76,20 @@ def test_both_names_of_a_cut_rename_mean_that_it_happened(
     assert SystemdBoot(esp, "a").slot_state("b") == state
     SystemdBoot(esp, "a").tidy()
     assert names(esp) == ["orbital-a.conf", right, "rescue.conf"]
+
+
+def test_a_name_that_a_cut_left_is_not_started_when_all_tries_are_used_up(tmp_path: Path) -> None:
+    """Found by the model: slot a was activated again, and its older entry was not removed."""
+    bench = SystemdBootBench(tmp_path)
+    entries = bench.esp / "loader/entries"
+    (entries / "orbital-a.conf").write_text(entry_text("a", 1))
+    (entries / "orbital-a+0-2.conf").write_text(entry_text("a", 3))
+    (entries / "orbital-b.conf").write_text(entry_text("b", 2))
+    SystemdBoot(bench.esp, None).set_active("b", 1)
+    assert bench.boot() == "b"
+    assert observed(bench.esp) == (None, EXHAUSTED, EXHAUSTED)
+    # The loader's own order puts exhausted entries last, and rescue's before them.
+    assert names(bench.esp) == ["orbital-a+0-2.conf", "orbital-b+0-1.conf", "rescue.conf"]
 
 
 def test_files_of_others_are_never_touched(tmp_path: Path) -> None:

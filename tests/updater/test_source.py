@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from qemu.sockets import free_port
 from recovery.errors import FetchError
-from tests.updater.webserver import WebServer, free_port
+from tests.updater.webserver import WebServer
 from updater.http import HttpSource, Limits
 from updater.repository import open_source
 from updater.source import DirectorySource, NotFoundError, Source, read

@@ -9,6 +9,7 @@ import socket
 import time
 from pathlib import Path
 
+from qemu.sockets import free_port
 from recovery import process
 
 _CONFIG = """
@@ -71,11 +72,3 @@ class WebServer:
     def forget(self) -> None:
         """Empties the access log."""
         os.truncate(self.base / "access.log", 0)
-
-
-def free_port() -> int:
-    """A TCP port on the loopback interface that nobody uses now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
