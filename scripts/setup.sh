@@ -24,6 +24,7 @@ for pair in \
     zstd:/usr/bin/zstd \
     bmap-tools:/usr/bin/bmaptool \
     dosfstools:/usr/sbin/mkfs.vfat \
+    mtools:/usr/bin/mcopy \
     debian-archive-keyring:/usr/share/keyrings/debian-archive-keyring.gpg \
     python3-venv:/usr/share/doc/python3-venv; do
     [ -e "${pair#*:}" ] || missing="$missing ${pair%%:*}"
