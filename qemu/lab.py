@@ -42,6 +42,7 @@ from imager.secureboot import write_variable_store
 from imager.signing import load_pe_signer
 from imager.tools import Tools, prepare_tools
 from manifests.catalogue import Product, load_product
+from qemu.alone import alone
 from qemu.faulty import faulty, version_of
 from qemu.hardware import Hardware, of_board
 from qemu.machine import Machine
@@ -104,11 +105,13 @@ class Lab:
 
     def prepare_keys(self) -> Path:
         """The development keys, made when they are not there."""
-        if not (self.keys / ANCHOR).exists():
-            durable.make_directory(self.keys.parent)
-            make_development_keys(self.keys)
-            make_anchor(self.keys)
-        add_development_publisher(self.keys)
+        durable.make_directory(self.keys.parent)
+        with alone(self.keys):
+            if not self.keys.exists():
+                make_development_keys(self.keys)
+            if not (self.keys / ANCHOR).exists():
+                make_anchor(self.keys)
+            add_development_publisher(self.keys)
         return self.keys
 
     def release(self, version: str, fault: str | None = None) -> Product:

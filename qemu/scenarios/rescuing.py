@@ -16,6 +16,7 @@ import msgspec
 
 from imager.image import read_index
 from manifests.system import Rescue
+from qemu.alone import alone
 from qemu.device import Device
 from qemu.faults import corrupt, partitions, read_partition, write_partition
 from qemu.faulty import patient
@@ -191,8 +192,9 @@ class Bench:
 def _login_key(directory: Path) -> Path:
     """A key pair beside the lab's other keys, kept over sessions like them."""
     key = directory / "rescue-login"
-    if not key.exists():
-        make_key(key)
+    with alone(key):
+        if not key.exists():
+            make_key(key)
     return key
 
 

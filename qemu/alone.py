@@ -1,0 +1,17 @@
+"""What only one process at a time may do to files that several share."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Waits until nobody else is in here for that path. The lock is a file beside it, .NAME.lock;
+    a process that ends releases it. The path itself need not exist, its parent must."""
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
