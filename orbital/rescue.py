@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-from orbital.output import Output
+from orbital.output import Output, PlainReporter
 from recovery import mounts
 from recovery.boot import SLOT_FILE
 from recovery.bootcontrol.tryboot import REBOOT_PARAMETER
@@ -114,7 +115,8 @@ def _run(_args: argparse.Namespace, output: Output) -> int:
     from orbital.rescue_console import Console, Spoken
 
     course = open_course(output)
-    course.site.reporter = Spoken(output.reporter)
+    # Whole lines, no bar: this console is as often a serial line that is recorded as a screen.
+    course.site.reporter = Spoken(PlainReporter(sys.stderr))
     return Console(course, lambda: restart(course)).run()
 
 
