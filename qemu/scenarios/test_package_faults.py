@@ -14,7 +14,7 @@ pytestmark = pytest.mark.boot
 
 
 def await_package(
-    device: Device, name: str, key: str, value: object, timeout: float = 120
+    device: Device, name: str, key: str, value: object, timeout: float = 600
 ) -> Document:
     """Waits until `orbital package list` says so of the package."""
     deadline = Deadline(timeout)
@@ -28,7 +28,7 @@ def await_package(
 
 def await_passed(device: Device, unit: str) -> None:
     """Waits until a run of the unit has ended, which must be well."""
-    ended, deadline = "", Deadline(120)
+    ended, deadline = "", Deadline(600)
     while ended in ("", "0"):
         assert not deadline.expired
         deadline.pause(1)
@@ -98,7 +98,7 @@ def test_who_fails_its_watch_again_and_again_is_disabled(
     before = stocked.unit("watchful", "crash")
     assert (before["ActiveState"], before["NRestarts"]) == ("active", "0")
     stocked.run_program("watchful", "arm")
-    found = await_package(stocked, "watchful", "enabled", False, timeout=400)
+    found = await_package(stocked, "watchful", "enabled", False)
     assert "the check of service crash failed again and again" in str(found["quarantined"])
     assert stocked.unit("watchful", "crash")["ActiveState"] == "inactive"
     assert any(

@@ -31,10 +31,10 @@ def test_a_power_cut_leaves_one_whole_set(
     count = int(stocked.run_program("counter", "value").output.split()[-1])
     machine.run("sync")
     job = machine.shell.spawn(f"orbital package install counter=1.1 --source {shop.url}")
-    deadline = Deadline(200)
+    deadline = Deadline(600)
     if moment == "committed":
         # Who was told that it is done has the new set, whatever happens then.
-        assert job.wait(200).returncode == 0
+        assert job.wait(600).returncode == 0
     while moment != "committed" and moment not in job.output():
         assert job.poll() is None, f"{moment} never came: {job.output()}"
         assert not deadline.expired, job.output()

@@ -34,11 +34,11 @@ def lead_udp_in(machine: Machine, port: int, guest_port: int) -> None:
     assert not said, said
 
 
-def until(device: Device, command: str, timeout: float = 60) -> str:
+def until(device: Device, command: str, timeout: float = 600) -> str:
     """Runs a command in the guest until it succeeds; returns what it printed."""
     deadline = Deadline(timeout)
     while True:
-        result = device.machine.run(command, 30, check=False)
+        result = device.machine.run(command, 300, check=False)
         if result.returncode == 0:
             return result.output
         assert not deadline.expired, f"{command}: {result.output}"
