@@ -44,11 +44,14 @@ class Kept:
 
 
 class Evidence:
-    """Adds what one board was seen to keep to a file that several processes share."""
+    """Adds what one board was seen to keep to a file that several processes share.
+
+    board: its name.
+    """
 
     def __init__(self, path: Path, board: str) -> None:
         self._path = path
-        self._board = board
+        self.board = board
 
     @contextmanager
     def of(self, promise: str, how: str) -> Iterator[None]:
@@ -57,7 +60,7 @@ class Evidence:
             raise ValueError(f"no such promise: {promise}")
         began = time.monotonic()
         yield
-        kept = Kept(self._board, promise, round(time.monotonic() - began, 1), how)
+        kept = Kept(self.board, promise, round(time.monotonic() - began, 1), how)
         line = json.dumps(asdict(kept)).encode() + b"\n"
         self._path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)

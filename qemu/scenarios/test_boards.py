@@ -1,7 +1,8 @@
 """Every board keeps the promises of the reference board, from the artifact that ships.
 
-Boots are shared: each scenario takes one machine through all it can. The first
-runs for every board in CI; the others are the full matrix (`-m campaign`).
+Boots are shared: each scenario takes one machine through all it can. CI boots the
+factory disk of every board, and takes one board of each firmware through updates
+and a damaged slot; the full matrix is the campaign (`-m campaign`).
 One board only: `-k qemu-armhf`.
 """
 
@@ -36,14 +37,15 @@ FAULTS = {
 }
 
 
-# The reference board goes through all this and more in the other scenarios of CI; the one with
-# NVMe is the same machine with another disk.
-_CAMPAIGN = ("qemu-x86_64", "qemu-x86_64-nvme")
+# GRUB and U-Boot; the reference board (UEFI) goes through all this and more in the other
+# scenarios of CI, and the one with NVMe is the same machine with another disk.
+_WHOLE = ("qemu-aarch64-uboot", "qemu-x86_64-bios")
+_ONLY_BOOTED = ("qemu-aarch64", "qemu-armhf", "qemu-riscv64")
 
 
 @pytest.fixture(
     params=[
-        pytest.param(name, marks=pytest.mark.campaign) if name in _CAMPAIGN else name
+        name if name in _WHOLE else pytest.param(name, marks=pytest.mark.campaign)
         for name in BOARDS
     ]
 )
@@ -82,20 +84,30 @@ def evidence(board: str, request: pytest.FixtureRequest) -> Evidence:
     return Evidence(request.config.getoption("--artifacts") / FILE, board)
 
 
+def boots(device: Device, evidence: Evidence) -> None:
+    """Waits until the factory disk has booted, and looks at what came up."""
+    with evidence.of("factory disk boots", "1.0, slot a"):
+        status = device.settle(BOOT_SECONDS)
+        assert (status["version"], status["slot"], status["committed"]) == ("1.0", "a", True)
+        assert status["board"] == evidence.board
+        assert device.machine.run("cat /run/orbital/watchdog").output.strip() == "armed"
+
+
 def fallen_back(device: Device) -> dict[str, object]:
     """Waits until the device has given a version up; returns the status."""
     return device.settle(FALLBACK_SECONDS, when=lambda found: bool(found["quarantined"]))
+
+
+@pytest.mark.parametrize("board", _ONLY_BOOTED)
+def test_a_board_boots_from_its_factory_disk(board_device: Device, evidence: Evidence) -> None:
+    boots(board_device, evidence)
 
 
 def test_a_board_updates_and_falls_back(
     board_device: Device, board_lab: Lab, board_server: Server, evidence: Evidence
 ) -> None:
     device, machine = board_device, board_device.machine
-    with evidence.of("factory disk boots", "1.0, slot a"):
-        status = device.settle(BOOT_SECONDS)
-        assert (status["version"], status["slot"], status["committed"]) == ("1.0", "a", True)
-        assert status["board"] == board_lab.product.board.board
-        assert machine.run("cat /run/orbital/watchdog").output.strip() == "armed"
+    boots(device, evidence)
 
     board_lab.offer_package("counter", version="1.0")
     device.install(board_server.url, "counter")

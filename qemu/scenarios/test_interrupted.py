@@ -68,6 +68,7 @@ def test_a_power_cut_right_after_the_commit_point_ends_in_a_trial(
     assert status["committed"] is True
 
 
+@pytest.mark.campaign
 def test_a_power_cut_during_the_trial_uses_one_try_and_the_next_commits(
     device: Device, lab: Lab, server: Server
 ) -> None:
@@ -82,6 +83,7 @@ def test_a_power_cut_during_the_trial_uses_one_try_and_the_next_commits(
     assert status["committed"] is True
 
 
+@pytest.mark.campaign
 def test_a_network_that_fails_in_the_middle_of_a_download_only_delays_it(
     device: Device, lab: Lab, server: Server
 ) -> None:
@@ -95,6 +97,7 @@ def test_a_network_that_fails_in_the_middle_of_a_download_only_delays_it(
     assert device.restart(400)["version"] == "2.0"
 
 
+@pytest.mark.campaign
 def test_a_server_that_breaks_every_connection_off_still_delivers(
     device: Device, lab: Lab, server: Server
 ) -> None:

@@ -77,6 +77,7 @@ def test_the_broker_lets_who_requires_an_interface_call_it_and_nobody_else(
     assert "org.orbital.Teller1" in denials(stocked)
 
 
+@pytest.mark.campaign
 def test_a_call_starts_the_service_that_answers_it(stocked: Device) -> None:
     stocked.machine.run("systemctl stop orbital.teller.tell.service")
     assert stocked.unit("teller", "tell")["ActiveState"] == "inactive"
@@ -84,6 +85,7 @@ def test_a_call_starts_the_service_that_answers_it(stocked: Device) -> None:
     assert stocked.unit("teller", "tell")["ActiveState"] == "active"
 
 
+@pytest.mark.campaign
 def test_who_may_restart_the_device_does(stocked: Device) -> None:
     """All other programs of the probe have tried in vain: see above."""
     shell = stocked.machine.shell

@@ -38,6 +38,7 @@ def await_passed(device: Device, unit: str) -> None:
     assert shown.output.strip() == "0"
 
 
+@pytest.mark.campaign
 def test_a_crash_loop_is_contained_and_its_package_disabled(stocked: Device) -> None:
     boot = stocked.machine.shell.boot_id
     others = {name: stocked.unit(name, unit)["InvocationID"] for name, unit in OTHERS}
@@ -74,6 +75,7 @@ def test_who_eats_all_its_memory_is_killed_within_its_limit(stocked: Device, sho
         assert stocked.unit(name, unit)["ActiveState"] == "active"
 
 
+@pytest.mark.campaign
 def test_who_fails_its_watch_again_and_again_is_disabled(
     stocked: Device, stock: Lab, shop: Server
 ) -> None:

@@ -60,6 +60,7 @@ def test_install_look_disable_enable_and_remove(stocked: Device) -> None:
     assert ("package.remove", "done") in who
 
 
+@pytest.mark.campaign
 def test_a_suite_goes_in_part_and_as_a_whole(stocked: Device) -> None:
     assert {"greetings", "greeter-old", "greeter-new"} <= stocked.packages().keys()
     stocked.package("remove", "greetings")
@@ -128,6 +129,7 @@ def test_a_bad_update_is_rolled_back_with_its_state_and_not_offered_again(
     assert any("counter" in f"{entry['subject']} {entry['detail']}" for entry in failed)
 
 
+@pytest.mark.campaign
 def test_a_new_package_that_is_not_healthy_leaves_nothing_behind(
     stocked: Device, stock: Lab, shop: Server
 ) -> None:

@@ -87,6 +87,7 @@ def test_packages_and_their_state_follow_the_os_forward_and_back(
     assert count(device) >= before, "with the state that it had before the trial"
 
 
+@pytest.mark.campaign
 def test_a_package_that_fails_in_a_trial_is_reverted_and_the_image_stays(
     device: Device, own: Lab, serve: Callable[[Path], Server]
 ) -> None:

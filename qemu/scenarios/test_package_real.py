@@ -115,6 +115,7 @@ def test_a_tunnel_between_two_machines_carries_traffic(
     assert far.machine.run("busybox ping -c 1 -W 3 10.9.0.1", check=False).returncode != 0
 
 
+@pytest.mark.campaign
 def test_a_client_joins_the_hotspot_and_gets_an_address_and_a_route(
     stocked: Device, stock: Lab, tmp_path: Path
 ) -> None:

@@ -44,6 +44,7 @@ def test_a_critical_update_of_a_system_package_lies_over_the_image_until_it_is_r
     assert stocked.machine.shell.boot_id == boot
 
 
+@pytest.mark.campaign
 def test_an_address_is_opened_by_the_package_that_registered_its_scheme(stocked: Device) -> None:
     registered = stocked.package("open")["associations"]
     assert {"kind": "protocol", "match": "wg", "package": "wireguard", "program": "add"} in (

@@ -60,6 +60,7 @@ def test_an_image_altered_on_disk_between_two_boots_harms_only_its_package(
     assert any(entry["result"] in ("refused", "failed") for entry in refused)
 
 
+@pytest.mark.campaign
 def test_a_file_without_verity_in_the_place_of_an_image_is_refused(stocked: Device) -> None:
     path = store_file(stocked, "counter")
     # The same bytes, but nothing that the kernel checks.
@@ -161,6 +162,7 @@ def offer_rogue(lab: Lab, version: str = "1.0") -> None:
     lab.offer_package("rogue", version=version, folder=package_folder("hungry"), package="rogue")
 
 
+@pytest.mark.campaign
 def test_an_image_signed_with_a_key_that_the_device_does_not_know_is_refused(
     stocked: Device, stock: Lab, serve: Callable[[Path], Server], tmp_path: Path
 ) -> None:
@@ -188,6 +190,7 @@ def test_an_image_altered_on_the_server_is_refused(
     assert_refused(stocked, serve(own.repository), "rogue", "its digest is not the signed one")
 
 
+@pytest.mark.campaign
 def test_an_older_state_of_the_repository_is_refused(
     stocked: Device, stock: Lab, serve: Callable[[Path], Server], tmp_path: Path
 ) -> None:
@@ -200,6 +203,7 @@ def test_an_older_state_of_the_repository_is_refused(
     assert_refused(stocked, serve(tmp_path / "old"), "rogue", "older than what this device")
 
 
+@pytest.mark.campaign
 def test_the_same_package_from_an_honest_repository_is_installed(
     stocked: Device, stock: Lab, serve: Callable[[Path], Server], tmp_path: Path
 ) -> None:
@@ -223,6 +227,7 @@ def assert_refused(device: Device, server: Server, name: str, because: str) -> N
     assert name in f"{last['subject']} {last['detail']}"
 
 
+@pytest.mark.campaign
 def test_metadata_that_has_expired_is_refused(
     device: Device, lab: Lab, tmp_path: Path, serve: Callable[[Path], Server]
 ) -> None:

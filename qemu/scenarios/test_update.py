@@ -53,6 +53,7 @@ def test_two_updates_in_a_row_go_to_b_and_back_to_a_and_keep_the_configuration(
     )
 
 
+@pytest.mark.campaign
 def test_an_unattended_update_waits_for_its_window_and_then_needs_nobody(
     device: Device, serve: Callable[[Path], Server], tmp_path: Path
 ) -> None:
