@@ -17,7 +17,7 @@ from qemu.scenarios.rescuing import Bench, Station
 from qemu.server import Server
 from qemu.snapshot import Snapshot
 
-BOOT_SECONDS = 300
+BOOT_SECONDS = 600
 
 
 @pytest.fixture(scope="session")
@@ -87,7 +87,7 @@ def stocked_device(factory_device: Snapshot, stock: Lab, snapshots: SnapshotStor
                 server.url,
                 *("wireguard", "hotspot", "firewall", "greetings", "listener", "stranger"),
                 *("counter", "crasher", "probe"),
-                timeout=600,
+                timeout=900,
             )
         finally:
             server.close()

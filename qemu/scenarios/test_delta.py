@@ -17,7 +17,7 @@ from qemu.server import Server
 
 pytestmark = pytest.mark.boot
 
-BOOT_SECONDS = 400
+BOOT_SECONDS = 600
 # Loaded only with a hotspot, and long enough to lie in several blocks.
 UNUSED = "/mac80211.ko"
 

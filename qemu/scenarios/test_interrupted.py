@@ -11,7 +11,7 @@ from qemu.server import Server
 
 pytestmark = pytest.mark.boot
 
-BOOT_SECONDS = 300
+BOOT_SECONDS = 600
 
 
 def _chunks(server: Server) -> list[str]:

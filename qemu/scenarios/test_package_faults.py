@@ -23,7 +23,7 @@ def await_package(
         if found.get(key) == value:
             return found
         assert not deadline.expired, found
-        deadline.pause(1)
+        deadline.pause(5)
 
 
 def await_passed(device: Device, unit: str) -> None:

@@ -12,7 +12,7 @@ from qemu.variants import service
 
 pytestmark = pytest.mark.boot
 
-BOOT_SECONDS = 300
+BOOT_SECONDS = 600
 NEXT = service("counter", environment={"COUNTER_SCHEMA": "1", "NEXT": "1"})
 
 

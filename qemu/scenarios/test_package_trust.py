@@ -27,7 +27,7 @@ from recovery.reporter import SilentReporter
 
 pytestmark = pytest.mark.boot
 
-BOOT_SECONDS = 300
+BOOT_SECONDS = 600
 BLOCK = 4096
 
 

@@ -14,7 +14,7 @@ from qemu.server import Server
 
 pytestmark = pytest.mark.boot
 
-TRIAL_SECONDS = 400
+TRIAL_SECONDS = 900
 
 
 def _committed(status: dict[str, object]) -> bool:
