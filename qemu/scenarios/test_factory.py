@@ -38,6 +38,7 @@ def test_the_factory_disk_boots_under_secure_boot_and_is_what_its_manifests_say(
     assert [event["event"] for event in device.history()][:1] == ["factory"]
 
 
+@pytest.mark.campaign
 def test_the_state_partition_grows_to_the_disk_on_the_first_boot(device: Device, lab: Lab) -> None:
     last = lab.product.board.state_partition
     run = device.machine.run

@@ -56,6 +56,7 @@ def test_a_power_cut_while_writing_leaves_the_old_version_and_the_update_resumes
     assert device.restart(400)["version"] == "2.0"
 
 
+@pytest.mark.campaign
 def test_a_power_cut_right_after_the_commit_point_ends_in_a_trial(
     device: Device, lab: Lab, server: Server
 ) -> None:

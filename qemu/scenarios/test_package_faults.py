@@ -66,6 +66,7 @@ def test_a_crash_loop_after_an_update_brings_the_version_before_back(
     assert stocked.unit("crasher", "crash")["ActiveState"] == "active"
 
 
+@pytest.mark.campaign
 def test_who_eats_all_its_memory_is_killed_within_its_limit(stocked: Device, shop: Server) -> None:
     stocked.install(shop.url, "hungry")
     await_package(stocked, "hungry", "enabled", False)

@@ -27,6 +27,7 @@ def own(tmp_path: Path) -> Lab:
     return Lab(tmp_path / "lab")
 
 
+@pytest.mark.campaign
 def test_packages_and_their_state_follow_the_os_forward_and_back(
     device: Device, own: Lab, serve: Callable[[Path], Server]
 ) -> None:

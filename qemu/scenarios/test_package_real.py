@@ -179,6 +179,7 @@ ip route replace default via "$router"
 """
 
 
+@pytest.mark.campaign
 def test_the_firewall_blocks_and_passes_what_it_says(
     stocked_device: Snapshot, machines: MachineFactory
 ) -> None:

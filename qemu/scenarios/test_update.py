@@ -89,6 +89,7 @@ def test_an_unattended_update_waits_for_its_window_and_then_needs_nobody(
     assert installed["requested_by"] == "timer"
 
 
+@pytest.mark.campaign
 def test_a_stick_updates_a_device_without_a_network(
     device: Device, lab: Lab, tmp_path: Path
 ) -> None:
@@ -105,6 +106,7 @@ def test_a_stick_updates_a_device_without_a_network(
     assert (status["version"], status["committed"]) == ("2.0", True)
 
 
+@pytest.mark.campaign
 def test_a_manual_rollback_returns_the_previous_version_with_its_configuration(
     device: Device, lab: Lab, server: Server
 ) -> None:
