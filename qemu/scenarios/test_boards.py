@@ -37,8 +37,8 @@ FAULTS = {
 }
 
 
-# Another architecture and another firmware than those of the reference board, which goes through
-# all this and more in the other scenarios of CI.
+# Another architecture and other firmware than those of the reference board, which is in the other
+# scenarios of CI.
 _CI = ("qemu-aarch64-uboot",)
 _ONLY_BOOTED_IN_CI = ("qemu-x86_64-bios",)
 

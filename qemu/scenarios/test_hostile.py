@@ -13,7 +13,7 @@ from qemu.device import Device
 from qemu.lab import Lab
 from qemu.server import Server
 
-pytestmark = pytest.mark.boot
+pytestmark = [pytest.mark.boot, pytest.mark.campaign]
 
 
 def _fingerprint(device: Device) -> str:

@@ -9,7 +9,7 @@ from qemu.faults import cut_after_written, cut_at_console, link_down
 from qemu.lab import Lab
 from qemu.server import Server
 
-pytestmark = pytest.mark.boot
+pytestmark = [pytest.mark.boot, pytest.mark.campaign]
 
 BOOT_SECONDS = 600
 
@@ -26,7 +26,7 @@ def _chunks(server: Server) -> list[str]:
 @pytest.mark.parametrize(
     "written",
     [
-        pytest.param(24 << 20, id="early", marks=pytest.mark.campaign),
+        pytest.param(24 << 20, id="early"),
         pytest.param(96 << 20, id="late"),
     ],
 )
@@ -56,7 +56,6 @@ def test_a_power_cut_while_writing_leaves_the_old_version_and_the_update_resumes
     assert device.restart(400)["version"] == "2.0"
 
 
-@pytest.mark.campaign
 def test_a_power_cut_right_after_the_commit_point_ends_in_a_trial(
     device: Device, lab: Lab, server: Server
 ) -> None:
@@ -69,7 +68,6 @@ def test_a_power_cut_right_after_the_commit_point_ends_in_a_trial(
     assert status["committed"] is True
 
 
-@pytest.mark.campaign
 def test_a_power_cut_during_the_trial_uses_one_try_and_the_next_commits(
     device: Device, lab: Lab, server: Server
 ) -> None:
@@ -84,7 +82,6 @@ def test_a_power_cut_during_the_trial_uses_one_try_and_the_next_commits(
     assert status["committed"] is True
 
 
-@pytest.mark.campaign
 def test_a_network_that_fails_in_the_middle_of_a_download_only_delays_it(
     device: Device, lab: Lab, server: Server
 ) -> None:
@@ -98,7 +95,6 @@ def test_a_network_that_fails_in_the_middle_of_a_download_only_delays_it(
     assert device.restart(400)["version"] == "2.0"
 
 
-@pytest.mark.campaign
 def test_a_server_that_breaks_every_connection_off_still_delivers(
     device: Device, lab: Lab, server: Server
 ) -> None:

@@ -57,6 +57,7 @@ def test_each_capability_opens_what_it_says_and_nothing_else(stocked: Device, st
     assert wrong == {}
 
 
+@pytest.mark.campaign
 def test_a_service_without_capabilities_can_do_nothing_of_it(stocked: Device) -> None:
     # The results that the service itself found when it started.
     text = stocked.machine.run("cat /state/orbital/layers/probe/*/state/bare/results.json").output
@@ -65,6 +66,7 @@ def test_a_service_without_capabilities_can_do_nothing_of_it(stocked: Device) ->
     assert "OK" in score.output or "SAFE" in score.output, score.output
 
 
+@pytest.mark.campaign
 def test_the_broker_lets_who_requires_an_interface_call_it_and_nobody_else(
     stocked: Device,
 ) -> None:

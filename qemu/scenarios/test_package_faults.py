@@ -10,7 +10,7 @@ from qemu.lab import Lab
 from qemu.server import Server
 from qemu.variants import package_folder, service
 
-pytestmark = pytest.mark.boot
+pytestmark = [pytest.mark.boot, pytest.mark.campaign]
 
 
 def await_package(
@@ -38,7 +38,6 @@ def await_passed(device: Device, unit: str) -> None:
     assert shown.output.strip() == "0"
 
 
-@pytest.mark.campaign
 def test_a_crash_loop_is_contained_and_its_package_disabled(stocked: Device) -> None:
     boot = stocked.machine.shell.boot_id
     others = {name: stocked.unit(name, unit)["InvocationID"] for name, unit in OTHERS}
@@ -66,7 +65,6 @@ def test_a_crash_loop_after_an_update_brings_the_version_before_back(
     assert stocked.unit("crasher", "crash")["ActiveState"] == "active"
 
 
-@pytest.mark.campaign
 def test_who_eats_all_its_memory_is_killed_within_its_limit(stocked: Device, shop: Server) -> None:
     stocked.install(shop.url, "hungry")
     await_package(stocked, "hungry", "enabled", False)
@@ -76,7 +74,6 @@ def test_who_eats_all_its_memory_is_killed_within_its_limit(stocked: Device, sho
         assert stocked.unit(name, unit)["ActiveState"] == "active"
 
 
-@pytest.mark.campaign
 def test_who_fails_its_watch_again_and_again_is_disabled(
     stocked: Device, stock: Lab, shop: Server
 ) -> None:

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.boot
 COUNT = "/state/orbital/layers/counter"
 
 
+@pytest.mark.campaign
 def test_install_look_disable_enable_and_remove(stocked: Device) -> None:
     listed = stocked.packages()
     assert listed["counter"]["version"] == "1.0"
@@ -68,6 +69,7 @@ def test_a_suite_goes_in_part_and_as_a_whole(stocked: Device) -> None:
     assert not {"greetings", "greeter-old", "greeter-new", "libgreet"} & left
 
 
+@pytest.mark.campaign
 def test_an_update_by_delta_migrates_state_and_a_rollback_brings_the_old_state_back(
     stocked: Device, stock: Lab, shop: Server, tmp_path: Path
 ) -> None:

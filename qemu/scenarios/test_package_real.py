@@ -18,7 +18,7 @@ from qemu.machine import Machine
 from qemu.snapshot import Snapshot
 from qemu.sockets import free_port
 
-pytestmark = pytest.mark.boot
+pytestmark = [pytest.mark.boot, pytest.mark.campaign]
 
 UDP = 51820
 # The host, and what it forwards, as a guest sees it in QEMU's user network.
@@ -115,7 +115,6 @@ def test_a_tunnel_between_two_machines_carries_traffic(
     assert far.machine.run("busybox ping -c 1 -W 3 10.9.0.1", check=False).returncode != 0
 
 
-@pytest.mark.campaign
 def test_a_client_joins_the_hotspot_and_gets_an_address_and_a_route(
     stocked: Device, stock: Lab, tmp_path: Path
 ) -> None:
@@ -179,7 +178,6 @@ ip route replace default via "$router"
 """
 
 
-@pytest.mark.campaign
 def test_the_firewall_blocks_and_passes_what_it_says(
     stocked_device: Snapshot, machines: MachineFactory
 ) -> None:

@@ -15,14 +15,13 @@ from qemu.device import Device
 from qemu.lab import Lab
 from qemu.server import Server
 
-pytestmark = pytest.mark.boot
+pytestmark = [pytest.mark.boot, pytest.mark.campaign]
 
 REFUSED = ("system.observe", "time.set")
 POLICY = "/usr/lib/orbital/capabilities.json"
 UNIT = "orbital.stranger.stand.service"
 
 
-@pytest.mark.campaign
 def test_an_image_that_refuses_what_an_installed_package_asks_for_is_not_installed(
     stocked: Device, stock: Lab, serve: Callable[[Path], Server], tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from qemu.lab import Lab
 from qemu.server import Server
 from qemu.variants import package_folder
 
-pytestmark = pytest.mark.boot
+pytestmark = [pytest.mark.boot, pytest.mark.campaign]
 
 RULES = "/usr/lib/routing/ruleset.nft"
 OLD_CHAIN, NEW_CHAIN = "chain postrouting", "chain postrouting_fixed"
@@ -44,7 +44,6 @@ def test_a_critical_update_of_a_system_package_lies_over_the_image_until_it_is_r
     assert stocked.machine.shell.boot_id == boot
 
 
-@pytest.mark.campaign
 def test_an_address_is_opened_by_the_package_that_registered_its_scheme(stocked: Device) -> None:
     registered = stocked.package("open")["associations"]
     assert {"kind": "protocol", "match": "wg", "package": "wireguard", "program": "add"} in (

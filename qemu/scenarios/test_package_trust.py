@@ -37,6 +37,7 @@ def store_file(device: Device, name: str) -> str:
     return f"/state/orbital/store/{digest}"
 
 
+@pytest.mark.campaign
 def test_an_image_altered_on_disk_between_two_boots_harms_only_its_package(
     stocked: Device,
 ) -> None:
@@ -174,6 +175,7 @@ def test_an_image_signed_with_a_key_that_the_device_does_not_know_is_refused(
     )
 
 
+@pytest.mark.campaign
 def test_an_image_altered_on_the_server_is_refused(
     stocked: Device, stock: Lab, serve: Callable[[Path], Server], tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ from qemu.device import Device
 from qemu.lab import Lab
 from qemu.server import Server
 
-pytestmark = pytest.mark.boot
+pytestmark = [pytest.mark.boot, pytest.mark.campaign]
 
 
 def test_two_programs_use_two_versions_of_one_library_at_once(stocked: Device) -> None:
@@ -20,7 +20,6 @@ def test_two_programs_use_two_versions_of_one_library_at_once(stocked: Device) -
     )
 
 
-@pytest.mark.campaign
 def test_a_running_program_keeps_its_version_and_the_next_start_sees_the_new_one(
     stocked: Device, stock: Lab, shop: Server
 ) -> None:

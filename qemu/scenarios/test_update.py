@@ -12,7 +12,7 @@ from qemu.device import Device, plug_stick
 from qemu.lab import Lab
 from qemu.server import Server
 
-pytestmark = pytest.mark.boot
+pytestmark = [pytest.mark.boot, pytest.mark.campaign]
 
 TRIAL_SECONDS = 900
 
@@ -53,7 +53,6 @@ def test_two_updates_in_a_row_go_to_b_and_back_to_a_and_keep_the_configuration(
     )
 
 
-@pytest.mark.campaign
 def test_an_unattended_update_waits_for_its_window_and_then_needs_nobody(
     device: Device, serve: Callable[[Path], Server], tmp_path: Path
 ) -> None:
@@ -89,7 +88,6 @@ def test_an_unattended_update_waits_for_its_window_and_then_needs_nobody(
     assert installed["requested_by"] == "timer"
 
 
-@pytest.mark.campaign
 def test_a_stick_updates_a_device_without_a_network(
     device: Device, lab: Lab, tmp_path: Path
 ) -> None:
@@ -106,7 +104,6 @@ def test_a_stick_updates_a_device_without_a_network(
     assert (status["version"], status["committed"]) == ("2.0", True)
 
 
-@pytest.mark.campaign
 def test_a_manual_rollback_returns_the_previous_version_with_its_configuration(
     device: Device, lab: Lab, server: Server
 ) -> None:
