@@ -14,6 +14,10 @@ from qemu.machine import Machine
 from qemu.shell import Result
 
 Document = dict[str, Any]
+SETTLE_SECONDS = 900
+"""Until a boot has settled: on a machine that emulates slowly, and with a margin."""
+FALLBACK_SECONDS = 1800
+"""Long enough for every granted try to end in the watchdog (60 s each)."""
 _COMMAND_SECONDS = 300
 # Waits in the guest until nothing is being started: a loop of ours that asks for it took up to
 # half of an emulated processor. Bounded, for a boot that hangs; the health unit's word counts.
@@ -22,8 +26,9 @@ _VERDICT = (
     " systemctl is-active orbital-health.service"
 )
 _VERDICT_SECONDS = 180
-# Until the device is asked again when something is not as wanted yet: each answer starts a Python.
+# Until the device is asked again: each answer starts a Python.
 _AGAIN_SECONDS = 5.0
+_UPDATE_SECONDS = 900
 # A change of packages under emulation: a dozen services start and are checked.
 _PACKAGE_SECONDS = 600
 
@@ -60,7 +65,9 @@ class Device:
         events: list[Document] = self.ask("system", "history")["events"]
         return events
 
-    def update(self, source: str, to: str | None = None, timeout: float = 900) -> Document:
+    def update(
+        self, source: str, to: str | None = None, timeout: float = _UPDATE_SECONDS
+    ) -> Document:
         """Installs an update; the device still runs the old version afterwards."""
         words = ["system", "update", "--source", source, *(["--to", to] if to else [])]
         return self.ask(*words, timeout=timeout)
@@ -109,7 +116,7 @@ class Device:
         entries: list[Document] = self.ask("audit", "--last", "0")["entries"]
         return entries
 
-    def refused(self, *words: str, timeout: float = 900) -> str:
+    def refused(self, *words: str, timeout: float = _UPDATE_SECONDS) -> str:
         """Runs `orbital ...`, which must fail, and returns the error's text."""
         document = self.ask(*words, timeout=timeout, check=False)
         assert "error" in document, f"not refused: {document}"
@@ -123,7 +130,12 @@ class Device:
             "systemctl start reboot.target --job-mode=replace-irreversibly --no-block", check=False
         )
 
-    def settle(self, timeout: float, *, when: Callable[[Document], bool] | None = None) -> Document:
+    def settle(
+        self,
+        timeout: float = SETTLE_SECONDS,
+        *,
+        when: Callable[[Document], bool] | None = None,
+    ) -> Document:
         """Waits, over as many reboots as it takes, until no trial is under way.
 
         when: a further condition on the status. Returns the status.
@@ -131,25 +143,31 @@ class Device:
         deadline = Deadline.of(timeout)
         status: Document = {}
         while not deadline.expired:
-            pause = 1.0
             try:
                 self.machine.wait_shell(deadline)
                 # The verdict of this boot is known when the health unit is through.
                 state = self.machine.run(_VERDICT, _VERDICT_SECONDS, check=False).output.strip()
                 if state in ("active", "failed"):
-                    pause = _AGAIN_SECONDS
                     status = self.status()
                     if status["trial"] is None and (when is None or when(status)):
                         return status
             except (GuestRestarted, AssertionError, json.JSONDecodeError):
                 pass
-            deadline.pause(pause)
+            deadline.pause(_AGAIN_SECONDS)
         raise DeadlineExpired(
             f"cannot see the device settled within {timeout:g} s",
             details=f"last status: {json.dumps(status)}\n{self.machine.console.tail()}",
         )
 
-    def restart(self, timeout: float = 900) -> Document:
+    def fallen_back(self) -> Document:
+        """Waits until the device has given a version up; returns the status."""
+        return self.settle(FALLBACK_SECONDS, when=lambda found: bool(found["quarantined"]))
+
+    def rest(self, timeout: float = SETTLE_SECONDS) -> None:
+        """Waits until nothing is being started any more, well or not."""
+        self.machine.run("systemctl is-system-running --wait", timeout, check=False)
+
+    def restart(self, timeout: float = SETTLE_SECONDS) -> Document:
         """Reboots and waits until the device has settled; returns the status."""
         before = self.machine.wait_shell(120)
         self.reboot()

@@ -19,7 +19,7 @@ from imager.repository.keyring import KeyDirectory
 from imager.repository.refresh import refresh
 from qemu import snapshot
 from qemu.blocklog import recorded
-from qemu.device import Device
+from qemu.device import SETTLE_SECONDS, Device
 from qemu.errors import GuestRestarted, MachineError
 from qemu.lab import Lab
 from qemu.machine import Machine
@@ -28,7 +28,6 @@ from qemu.snapshot import Snapshot
 from recovery import device as device_file
 
 BOARD = "qemu-x86_64"
-BOOT_SECONDS = 600
 # Else QEMU joins requests, and joined ones have more pieces than blklogwrites can take.
 _SEPARATE = ("-global", "virtio-blk-device.request-merging=off")
 _DEVICE_FILE = "device.json"
@@ -45,14 +44,12 @@ class Session:
     def update(self, version: str) -> None:
         """The whole of an update, until its probation is over."""
         self.device.update(self.server.url, version)
-        self.device.restart(BOOT_SECONDS)
+        self.device.restart()
         self.calm()
 
     def calm(self) -> None:
         """Waits until the device is committed and watched no longer."""
-        self.device.settle(
-            BOOT_SECONDS, when=lambda found: found["committed"] and not found["on_probation"]
-        )
+        self.device.settle(when=lambda found: found["committed"] and not found["on_probation"])
 
 
 Step = Callable[[Session], object]
@@ -84,7 +81,7 @@ def _updated(session: Session) -> None:
 
 def _rolled_back(session: Session) -> None:
     session.device.orbital("system", "rollback")
-    session.device.restart(BOOT_SECONDS)
+    session.device.restart()
     session.calm()
 
 
@@ -116,11 +113,11 @@ def _owned(session: Session) -> None:
 def _reset(session: Session) -> None:
     """The wish, the restart, what rescue does, and the first healthy start afterwards."""
     machine = session.device.machine
-    before = machine.wait_shell(BOOT_SECONDS)
+    before = machine.wait_shell(SETTLE_SECONDS)
     # It may restart before the command has ended.
     with contextlib.suppress(GuestRestarted):
         session.device.orbital("system", "reset", check=False)
-    machine.shell.wait(BOOT_SECONDS, not_boot=before)
+    machine.shell.wait(SETTLE_SECONDS, not_boot=before)
     session.calm()
     machine.run(f"test ! -e /etc/{OWNED} && test -e /var/lib/{OWNED}")
     if session.device.packages():
@@ -207,8 +204,8 @@ def _record(machine: Machine, session: Session, operation: Operation, place: Pat
         machine.run("sync")
     with recorded(machine, place / "base.raw", place / "writes.log"):
         if operation.factory:
-            session.device.settle(BOOT_SECONDS)
-            machine.run("systemctl is-system-running --wait", BOOT_SECONDS, check=False)
+            session.device.settle()
+            session.device.rest()
         cache = machine.run("cat /sys/block/vda/queue/write_cache").output.strip()
         if cache != "write back":
             raise MachineError(f"cannot record: the guest sees a disk with cache {cache!r}")
@@ -230,8 +227,9 @@ def factory(folder: Path) -> Snapshot:
     machine = lab.machine(work)
     machine.start()
     try:
-        Device(machine).settle(BOOT_SECONDS)
-        machine.run("systemctl is-system-running --wait", BOOT_SECONDS, check=False)
+        device = Device(machine)
+        device.settle()
+        device.rest()
         machine.run("sync")
         return snapshot.save(machine, folder / "factory")
     finally:

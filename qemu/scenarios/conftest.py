@@ -17,8 +17,6 @@ from qemu.scenarios.rescuing import Bench, Station
 from qemu.server import Server
 from qemu.snapshot import Snapshot
 
-BOOT_SECONDS = 600
-
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
@@ -33,8 +31,9 @@ def factory_device(lab: Lab, snapshots: SnapshotStore) -> Snapshot:
     def make(directory: Path) -> Machine:
         machine = lab.machine(directory)
         machine.start()
-        Device(machine).settle(BOOT_SECONDS)
-        machine.run("systemctl is-system-running --wait", BOOT_SECONDS, check=False)
+        device = Device(machine)
+        device.settle()
+        device.rest()
         machine.run("sync")
         return machine
 

@@ -17,7 +17,7 @@ import pytest
 
 from manifests.catalogue import Product
 from qemu import gpt, storage
-from qemu.device import Device, Document
+from qemu.device import FALLBACK_SECONDS, Device, Document
 from qemu.lab import Lab
 from qemu.server import Server
 from recovery.bootcontrol import ubootenv
@@ -27,11 +27,6 @@ from recovery.bootcontrol.recorded import GOOD
 pytestmark = [pytest.mark.boot, pytest.mark.campaign]
 
 BOARDS = ("qemu-aarch64-uboot", "qemu-riscv64", "qemu-armhf")
-BOOT_SECONDS = 900
-# Long enough for every granted try to end in the watchdog (60 s each).
-FALLBACK_SECONDS = 1800
-
-
 # RISC-V and 32-bit Arm are slow to emulate; a trial that is merely slow is not to fail.
 DEADLINE_SECONDS = 900
 
@@ -45,7 +40,7 @@ class Board(NamedTuple):
 
     def settled(self) -> Document:
         """The status, with nothing open."""
-        return self.device.settle(BOOT_SECONDS, when=lambda found: not found["on_probation"])
+        return self.device.settle(when=lambda found: not found["on_probation"])
 
     def fall_back(self, version: str) -> tuple[Document, str]:
         """Waits until the version is quarantined; what the console said from the reboot on."""
@@ -82,7 +77,7 @@ def board(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bo
     try:
         with machine:
             device = Device(machine)
-            device.settle(BOOT_SECONDS)
+            device.settle()
             yield Board(device, lab, server)
     finally:
         server.close()
@@ -113,7 +108,7 @@ def test_an_update_goes_to_the_other_slot_and_keeps_the_configuration(board: Boa
     version = board.lab.offer("2.0")
     board.device.machine.run("echo 'set by the owner' > /etc/owner")
     board.device.update(board.server.url, version)
-    status = board.device.restart(BOOT_SECONDS)
+    status = board.device.restart()
     other = "b" if before["slot"] == "a" else "a"
     assert _running(status) == (version, other, True)
     assert board.device.machine.run("cat /etc/owner").output == "set by the owner\n"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from manifests.catalogue import find, load_board, names
-from qemu.device import Device
+from qemu.device import FALLBACK_SECONDS, Device
 from qemu.faults import corrupt
 from qemu.faulty import patient
 from qemu.lab import Lab
@@ -24,10 +24,6 @@ from qemu.server import Server
 
 pytestmark = pytest.mark.boot
 
-# Patient: two emulated machines share the host with builds.
-BOOT_SECONDS = 900
-# Long enough for every granted try to end in the watchdog (60 s each).
-FALLBACK_SECONDS = 1800
 BOARDS = [name for name in names("board") if load_board(find("board", name)).qemu]
 # fault → the promise it is about, and what history calls the outcome
 FAULTS = {
@@ -86,15 +82,10 @@ def evidence(board: str, request: pytest.FixtureRequest) -> Evidence:
 def boots(device: Device, evidence: Evidence) -> None:
     """Waits until the factory disk has booted, and looks at what came up."""
     with evidence.of("factory disk boots", "1.0, slot a"):
-        status = device.settle(BOOT_SECONDS)
+        status = device.settle()
         assert (status["version"], status["slot"], status["committed"]) == ("1.0", "a", True)
         assert status["board"] == evidence.board
         assert device.machine.run("cat /run/orbital/watchdog").output.strip() == "armed"
-
-
-def fallen_back(device: Device) -> dict[str, object]:
-    """Waits until the device has given a version up; returns the status."""
-    return device.settle(FALLBACK_SECONDS, when=lambda found: bool(found["quarantined"]))
 
 
 @pytest.mark.parametrize("board", _ONLY_BOOTED_IN_CI)
@@ -124,13 +115,13 @@ def test_a_board_updates_and_falls_back(
         for offset in range(1 << 20, 100 << 20, 1 << 20):
             corrupt(machine.disk, "root-b", offset=offset, length=256 << 10)
         machine.start()
-        status = fallen_back(device)
+        status = device.fallen_back()
         assert (status["version"], status["slot"], status["committed"]) == ("1.0", "a", True)
         assert device.packages()["counter"]["enabled"] is True
 
     with evidence.of("good update", "2.0, slot b, tried, checked, committed"):
         device.update(board_server.url, "2.0")
-        status = device.restart(BOOT_SECONDS)
+        status = device.restart()
         assert (status["version"], status["slot"], status["committed"]) == ("2.0", "b", True)
         assert machine.run("cat /etc/owner").output == "set by the owner\n"
 
@@ -144,7 +135,7 @@ def test_a_board_survives_every_bad_release(
     board_device: Device, board_lab: Lab, board_server: Server, evidence: Evidence
 ) -> None:
     device = board_device
-    device.settle(BOOT_SECONDS)
+    device.settle()
     watchdog = board_lab.product.board.watchdog
     for number, (fault, (promise, outcome)) in enumerate(FAULTS.items()):
         if promise == "hang" and (watchdog is None or watchdog.boot_stage == "none"):

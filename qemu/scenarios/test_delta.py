@@ -17,7 +17,6 @@ from qemu.server import Server
 
 pytestmark = pytest.mark.boot
 
-BOOT_SECONDS = 600
 # Loaded only with a hotspot, and long enough to lie in several blocks.
 UNUSED = "/mac80211.ko"
 
@@ -41,7 +40,7 @@ def _parts(lab: Lab, version: str) -> list[Path]:
 
 def _settled(device: Device) -> None:
     """Waits until the next update may begin."""
-    device.settle(BOOT_SECONDS, when=lambda found: found["committed"] and not found["on_probation"])
+    device.settle(when=lambda found: found["committed"] and not found["on_probation"])
 
 
 def test_deltas_are_small_survive_a_power_cut_and_give_way_when_they_cannot_be_used(
@@ -57,13 +56,13 @@ def test_deltas_are_small_survive_a_power_cut_and_give_way_when_they_cannot_be_u
         machine.shell.spawn(f"orbital system update --source {server.url} --to 2.5")
         cut.wait(300)
     machine.start()
-    status = device.settle(BOOT_SECONDS)
+    status = device.settle()
     assert (status["version"], status["slot"], status["committed"]) == ("1.0", "a", True)
     done = device.update(server.url, "2.5")["installed"]
     assert done["kept"] > 16 << 20
     assert done["fetched"] <= size < done["full"] / 100
     assert (done["wasted"], done["notes"]) == (0, [])
-    assert device.restart(BOOT_SECONDS)["version"] == "2.5"
+    assert device.restart()["version"] == "2.5"
 
     # The base is damaged on the disk, in a file that nothing reads.
     lab.offer("2.6", delta_from=("2.5",))
@@ -77,7 +76,7 @@ def test_deltas_are_small_survive_a_power_cut_and_give_way_when_they_cannot_be_u
     done = device.update(server.url, "2.6")["installed"]
     assert any("is not what was signed" in note for note in done["notes"]), done
     assert done["fetched"] < done["full"] / 2
-    assert device.restart(BOOT_SECONDS)["version"] == "2.6"
+    assert device.restart()["version"] == "2.6"
     _settled(device)
 
     # The delta is announced and not there: slices of the running image are.

@@ -94,7 +94,7 @@ def _restart(device: Device) -> Document:
 def _settle(device: Device) -> Document:
     # Waits in the guest, once; asking again and again slows it down.
     with suppress(GuestRestarted):
-        device.machine.run("systemctl is-system-running --wait", _UPDATE_SECONDS, check=False)
+        device.rest(_UPDATE_SECONDS)
     return device.settle(_UPDATE_SECONDS)
 
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import pytest
 
 from qemu import gpt, storage
-from qemu.device import Device
+from qemu.device import FALLBACK_SECONDS, Device
 from qemu.faulty import FAULTS
 from qemu.lab import Lab
 from qemu.server import Server
 
 pytestmark = pytest.mark.boot
-
-# Long enough for every granted try to end in the watchdog (60 s each).
-FALLBACK_SECONDS = 900
 
 # fault → (what the outcome is called, what its reason must say)
 OUTCOMES = {
@@ -82,6 +79,6 @@ def test_a_root_file_system_that_rots_in_the_slot_falls_back(
         for offset in range(1 << 20, 100 << 20, 256 << 10):
             disk.write(slot.offset + offset, b"rot" * 1365 + b"!")
     device.machine.start()
-    status = device.settle(FALLBACK_SECONDS, when=lambda found: bool(found["quarantined"]))
+    status = device.fallen_back()
     assert (status["version"], status["slot"], status["committed"]) == ("1.0", "a", True)
     assert [item["version"] for item in status["quarantined"]] == ["2.0"]

@@ -11,8 +11,6 @@ from qemu.server import Server
 
 pytestmark = [pytest.mark.boot, pytest.mark.campaign]
 
-BOOT_SECONDS = 600
-
 
 def _chunks(server: Server) -> list[str]:
     """Paths of the chunks that were delivered whole."""
@@ -41,7 +39,7 @@ def test_a_power_cut_while_writing_leaves_the_old_version_and_the_update_resumes
     before = set(_chunks(server))
     assert before
     machine.start()
-    status = device.settle(BOOT_SECONDS)
+    status = device.settle()
     assert (status["version"], status["slot"], status["committed"]) == ("1.0", "a", True)
     seen = len(server.requests())
     done = device.update(server.url, "2.0")["installed"]

@@ -27,7 +27,6 @@ from recovery.reporter import SilentReporter
 
 pytestmark = pytest.mark.boot
 
-BOOT_SECONDS = 600
 BLOCK = 4096
 
 
@@ -50,7 +49,7 @@ def test_an_image_altered_on_disk_between_two_boots_harms_only_its_package(
     machine.stop()
     faults.corrupt(machine.disk, "state", offset=int(extent[1]) * BLOCK, length=BLOCK)
     machine.start()
-    stocked.settle(BOOT_SECONDS)
+    stocked.settle()
 
     found = stocked.packages()["counter"]
     assert found["state"] == "failed" and found["failure"], "its image is refused"

@@ -14,8 +14,6 @@ from qemu.server import Server
 
 pytestmark = [pytest.mark.boot, pytest.mark.campaign]
 
-TRIAL_SECONDS = 900
-
 
 def _committed(status: dict[str, object]) -> bool:
     return bool(status["committed"])
@@ -30,7 +28,7 @@ def test_two_updates_in_a_row_go_to_b_and_back_to_a_and_keep_the_configuration(
     assert done["installed"]["slot"] == "b"
     # Waiting for its trial: a second update would overwrite what is on trial.
     assert "trial" in device.refused("system", "update", "--source", server.url)
-    status = device.restart(TRIAL_SECONDS)
+    status = device.restart()
     assert (status["version"], status["slot"], status["committed"]) == ("2.0", "b", True)
     assert device.machine.run("cat /etc/owner").output == "set by the owner\n"
     # The generation before is still the way back until the probation has passed.
@@ -39,7 +37,7 @@ def test_two_updates_in_a_row_go_to_b_and_back_to_a_and_keep_the_configuration(
 
     lab.offer("2.1")
     assert device.update(server.url, "2.1")["installed"]["version"] == "2.1"
-    status = device.restart(TRIAL_SECONDS)
+    status = device.restart()
     assert (status["version"], status["slot"], status["committed"]) == ("2.1", "a", True)
     events = [(event["event"], event["to_version"]) for event in device.history()]
     assert [event for event in events if event[0] == "committed"] == [
@@ -100,7 +98,7 @@ def test_a_stick_updates_a_device_without_a_network(
     device.machine.run("ip link set dev eth0 down 2>/dev/null || :")
     where = plug_stick(device.machine, image)
     assert device.update(where, "2.0")["installed"]["version"] == "2.0"
-    status = device.restart(TRIAL_SECONDS)
+    status = device.restart()
     assert (status["version"], status["committed"]) == ("2.0", True)
 
 
@@ -110,10 +108,10 @@ def test_a_manual_rollback_returns_the_previous_version_with_its_configuration(
     lab.offer("2.0")
     device.machine.run("echo one > /etc/owner")
     device.update(server.url, "2.0")
-    device.restart(TRIAL_SECONDS)
+    device.restart()
     device.machine.run("echo two > /etc/owner; sync")
     device.orbital("system", "rollback")
-    status = device.restart(TRIAL_SECONDS)
+    status = device.restart()
     assert (status["version"], status["slot"], status["committed"]) == ("1.0", "a", True)
     assert device.machine.run("cat /etc/owner").output == "one\n"
     # The version that someone went back from is not installed again by itself.
