@@ -21,9 +21,10 @@ from evidence.powercut.judge import Judge
 from evidence.powercut.replay import Recording, Replayed, visit
 from evidence.powercut.state import OWNED
 from qemu import storage
+from qemu.alone import alone
 from qemu.blocklog import read_log
 from qemu.deadline import Deadline
-from qemu.device import Device
+from qemu.device import SETTLE_SECONDS, Device
 from qemu.errors import GuestRestarted, MachineError
 from qemu.machine import Machine
 from qemu.snapshot import Snapshot
@@ -31,7 +32,6 @@ from recovery.boot import load_report, running_record
 from recovery.errors import OrbitalError
 from recovery.state import StateStore
 
-BOOT_SECONDS = 900
 _PIECE = 1 << 20
 _KEPT = "booted.jsonl"
 _FOLDER = "to-boot"
@@ -58,14 +58,16 @@ def boot_sample(work: Path, recordings: Sequence[Recording], count: int) -> None
     """Boots count states, the same number of each recording; those done already count.
 
     Their disks are made first, in one pass over each recording; then one of each in turn boots.
+    Several processes may share this: each takes a disk that no other has.
     """
     waiting = []
     for index, recording in enumerate(recordings):
-        prepare(work, recording, len(range(index, count, len(recordings))))
+        with alone(work / recording.name):
+            prepare(work, recording, len(range(index, count, len(recordings))))
         waiting.append(sorted((work / recording.name / _FOLDER).glob("*.json")))
-    for turn in zip_longest(*waiting):
-        for path in turn:
-            if path is not None:
+    for path in (path for turn in zip_longest(*waiting) for path in turn if path is not None):
+        with alone(path, wait=False) as mine:
+            if mine and path.exists():
                 _boot_prepared(work, path)
 
 
@@ -196,7 +198,7 @@ def settled(machine: Machine, wanted: str, place: Path) -> str:
 
     wanted: what shall run, and be committed and healthy. place: for what is read of the device.
     """
-    deadline = Deadline(BOOT_SECONDS)
+    deadline = Deadline(SETTLE_SECONDS)
     while True:
         try:
             machine.wait_shell(deadline)

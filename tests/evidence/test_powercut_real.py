@@ -17,6 +17,7 @@ from evidence.powercut.judge import Judge
 from evidence.powercut.replay import Recording, visit
 from evidence.powercut.sample import expand
 from qemu import storage
+from qemu.alone import alone
 from qemu.deadline import Deadline
 
 STATES = 90
@@ -63,6 +64,25 @@ def test_every_state_is_booted_once_wherever_the_campaign_stopped(
         name: number for name, number in first.items() if name != done
     }
     assert len(set(again.values()) | {first[done]}) == 4
+
+
+@needs_root
+def test_processes_that_share_the_boots_leave_each_other_what_they_have_begun(
+    tmp_path: Path, recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real.prepare(tmp_path, recording, 4)
+    held, mine, done, last = sorted((tmp_path / "reset/to-boot").glob("*.json"))
+    begun = []
+
+    def boot(_work: Path, path: Path) -> None:
+        begun.append(path)
+        # Meanwhile the other is through with this one.
+        done.unlink(missing_ok=True)
+
+    monkeypatch.setattr(real, "_boot_prepared", boot)
+    with alone(held):
+        real.boot_sample(tmp_path, [recording], 4)
+    assert begun == [mine, last]
 
 
 @needs_root
