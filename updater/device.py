@@ -37,7 +37,7 @@ class Device:
     this boot. generation: the one that runs.
     root: where /run and /usr are found. host: for packages; None for the
     device's own, made when there are packages. target: the slot to write, where no
-    slot runs: in the rescue system.
+    slot runs: in the rescue system. workers: of a transfer; None: as many as are quickest.
     """
 
     config: DeviceConfig
@@ -52,6 +52,7 @@ class Device:
     host: PackageHost | None = None
     boot_slots: Mapping[Slot, Path] = field(default_factory=dict)
     target: Slot | None = None
+    workers: int | None = None
 
     @property
     def packages(self) -> PackageDevice:

@@ -154,6 +154,7 @@ def write_root(
             progress=reporter.progress,
             maker=maker,
             base=base,
+            workers=device.workers,
         )
         _write_tree(tree, slot)
     return moved
@@ -269,6 +270,7 @@ def _transfer_artifact(
             progress=reporter.progress,
             maker=maker,
             base=base,
+            workers=device.workers,
         )
         if _digest(artifact, stream.size) != stream.sha256:
             raise TrustError(

@@ -17,7 +17,7 @@ from recovery.slots import Slot
 from recovery.state import StateRecord
 from updater.journal import Journal
 from updater.runs import Way, in_full
-from updater.trust import Signed
+from updater.signed import Signed
 from updater.verity import tree_size
 
 # What each boot loader starts (`imager.firmware`).

@@ -25,7 +25,10 @@ from recovery.starts import Action
 from recovery.value import replace
 from updater.device import ANCHOR, Device
 from updater.policy import load_policy
-from updater.rescue import Reinstalled, Rescue, reinstall
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from updater.rescue import Reinstalled
 
 NETWORK_SECONDS = 60.0
 _NETWORK_PAUSE = 5.0
@@ -172,6 +175,9 @@ class Course:
         slot: Slot | None = None,
     ) -> Reinstalled:
         """From one source. patience: seconds in which a source that is not there may come."""
+        # Imported late: a third of the memory of this program, which may wait for a person.
+        from updater.rescue import Rescue, reinstall
+
         site = self.site
         deadline = time.monotonic() + patience
         rescue = Rescue(self.device(), site.starts, site.whole(), site.reporter)
@@ -210,6 +216,8 @@ class Course:
                 for slot in SLOTS
                 if slot in config.boot_slots
             },
+            # Everything is in memory here, and there may be little: slower, but it fits.
+            workers=1,
         )
 
     def failed(self, error: Exception) -> None:

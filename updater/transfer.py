@@ -76,6 +76,7 @@ def transfer(
     progress: Callable[[int, int], None],
     maker: Maker | None = None,
     base: Base | None = None,
+    workers: int | None = None,
 ) -> Transferred:
     """Writes the runs to the target and reads all of it back through check(offset, data).
 
@@ -84,14 +85,26 @@ def transfer(
     pieces of whole blocks; data is only valid during the call. Without one nothing is
     read back: that is left to the caller. progress(done, total) counts bytes that are
     done with, in this thread. maker, base: what makes the
-    runs that need not be fetched in full; without them all are.
+    runs that need not be fetched in full; without them all are. workers: at most so many
+    runs are in memory; None: as many as are quickest.
 
     Power cut at any point: some pieces are on the medium, some are not; the
     next run recognises those that are.
 
     Raises TrustError for wrong data, and what source and target raise.
     """
-    job = _Job(runs, source, target, resume=resume, check=check, maker=maker, base=base)
+    # A run made from the base is longer than a segment, and so is what it is made of.
+    quickest = WORKERS if maker is None else PATCHING_WORKERS
+    job = _Job(
+        runs,
+        source,
+        target,
+        resume=resume,
+        check=check,
+        maker=maker,
+        base=base,
+        workers=workers or quickest,
+    )
     total = sum(run.size for run in runs)
     done = 0
     try:
@@ -157,11 +170,13 @@ def segment_blocks(source: Source, segment: Segment, memory: memoryview) -> Iter
         raise _damaged(source, path, "its content does not have the signed size")
 
 
-def _stored(source: Source, segment: Segment) -> tuple[str, bytes]:
+def _stored(source: Source, segment: Segment) -> tuple[str, bytearray]:
     """Where the segment is stored and its bytes there, as they were signed."""
     name = segment.stored_sha256
     path = chunk_path(name)
-    stored = b"".join(source.open(path, segment.stored_size))
+    stored = bytearray()
+    for part in source.open(path, segment.stored_size):
+        stored += part
     if len(stored) != segment.stored_size or hashlib.sha256(stored).hexdigest() != name:
         raise _damaged(source, path, "its digest is not the signed one")
     return path, stored
@@ -180,6 +195,7 @@ class _Job:
         check: Check | None,
         maker: Maker | None,
         base: Base | None,
+        workers: int,
     ) -> None:
         self._source = source
         self._target = target
@@ -188,8 +204,7 @@ class _Job:
         self._maker = maker
         self._base = base
         self._memory_size = max((run.size for run in runs), default=0)
-        # A run made from the base is longer than a segment, and so is what it is made of.
-        self._workers = WORKERS if maker is None else PATCHING_WORKERS
+        self._workers = workers
         self._to_place = deque(runs)
         self._to_check: deque[Run] = deque()
         self._unchecked = len(self._to_place)

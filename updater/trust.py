@@ -28,7 +28,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -41,6 +40,7 @@ from recovery.errors import FetchError, OrbitalError, SpaceError, TrustError
 from recovery.reading import read_record
 from updater import seen as seen_record
 from updater.seen import Seen
+from updater.signed import Signed
 from updater.source import NotFoundError, Source
 
 _TOP = ("timestamp.json", "snapshot.json", "targets.json")
@@ -49,15 +49,6 @@ _DELEGATED = re.compile(r"(os|publisher-[a-z0-9_-]{1,63})\.json")
 _LARGEST = 8 << 20
 # The last second that a datetime can have, in the year 9999.
 _LAST = 253_402_300_799
-
-
-@dataclass(frozen=True)
-class Signed:
-    """A file that is vouched for. path: in the repository. size in bytes; sha256 in hex."""
-
-    path: str
-    size: int
-    sha256: str
 
 
 class TrustedRepository:

@@ -18,8 +18,9 @@ from recovery.reporter import Reporter
 from updater.base import FileBase
 from updater.device import Device
 from updater.runs import Slice, Way
+from updater.signed import Signed
 from updater.source import Source, read
-from updater.trust import Signed, TrustedRepository
+from updater.trust import TrustedRepository
 
 MAP_SHARE = 0.005
 """What a map may have, as a share of the full download."""

@@ -132,7 +132,7 @@ higher() {
 }
 """
 # The aim of 64 MiB is missed (docs/rescue.md): this keeps it from growing.
-MOST_MEMORY = 144 << 10
+MOST_MEMORY = 96 << 10
 
 
 def _figures(text: str) -> dict[str, int]:

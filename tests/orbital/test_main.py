@@ -79,6 +79,19 @@ def test_help_lists_every_group_and_loads_none() -> None:
         assert entry.help.split(",")[0] in done.stdout
 
 
+@pytest.mark.parametrize("module", ["updater.status", "updater.device", "updater.rescue_visit"])
+def test_what_is_asked_often_does_not_load_what_only_an_update_needs(module: str) -> None:
+    code = (
+        f"import sys, {module}\n"
+        "heavy = {'tuf', 'securesystemslib', 'cryptography', 'requests', 'urllib3'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_group_without_a_command_shows_its_help() -> None:
     done = orbital("board", code=2)
     assert done.stdout == ""

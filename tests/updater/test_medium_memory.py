@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from updater.medium import buffer, forget
+import pytest
+
+from recovery import process
+from updater.medium import Medium, buffer, forget
 
 SIZE = 32 << 20
 
@@ -25,3 +28,22 @@ def test_a_forgotten_buffer_takes_no_memory_and_is_zeros() -> None:
     assert memory[:4096] == bytes(4096)
     memory[-1] = 7
     assert memory[SIZE - 1] == 7
+
+
+def resident(path: Path) -> int:
+    """Bytes of the file that are in memory."""
+    return int(process.run(["fincore", "-n", "-b", "-o", "RES", str(path)]).stdout)
+
+
+def test_what_is_flushed_leaves_memory(tmp_path: Path) -> None:
+    memory = buffer(SIZE)
+    memory[:] = b"\1" * SIZE
+    path = tmp_path / "artifact"
+    with Medium(path, create=True) as medium:
+        medium.truncate(SIZE)
+        medium.write(0, memory)
+        if not resident(path):
+            pytest.skip("this file system keeps nothing in memory")
+        medium.flush()
+        assert resident(path) < SIZE // 8
+        assert medium.read_back(0, memory) == SIZE

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 
+from manifests.index import Segment
 from recovery.generations import Generation, PackageEntry
 from recovery.rescue.decide import Wait
 from recovery.slots import SlotState
@@ -15,6 +17,8 @@ from recovery.value import replace
 from tests.updater.images import SEGMENT, BuiltImage, content
 from tests.updater.publisher import Publisher
 from tests.updater.rescue_site import BOOT_SIZE, LOADERS, RescueDevice, build
+from updater import transfer
+from updater.source import Source
 
 COUNTED = SlotState(bootable=True, successful=False, tries_left=3)
 NO_ENTRY = SlotState(bootable=False, successful=False, tries_left=None)
@@ -83,6 +87,23 @@ def test_both_slots_are_noise_and_the_committed_version_comes_back_in_place(
     # The same generation: its /etc and its packages are where they were.
     assert device.store.load() == before
     assert device.starts.load() == Starts(rescued=1)
+
+
+def test_one_segment_at_a_time_is_in_memory(
+    device: RescueDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = []
+    fetch = transfer.fetch_segment
+
+    def noted(source: Source, segment: Segment, into: memoryview) -> memoryview:
+        workers.append([t.name for t in threading.enumerate() if t.name.startswith("transfer-")])
+        return fetch(source, segment, into)
+
+    monkeypatch.setattr(transfer, "fetch_segment", noted)
+    device.rot_all("a")
+    restarts(device, asked())
+    assert len(workers) > 1
+    assert {len(names) for names in workers} == {1}
 
 
 def test_only_what_is_damaged_is_fetched(device: RescueDevice, image: BuiltImage) -> None:
