@@ -4,6 +4,7 @@
     loader/entries/orbital-b+3.conf      3 tries left
     loader/entries/orbital-b+2-1.conf    2 left, 1 done
     loader/entries/orbital-b+0-3.conf    exhausted
+    loader/entries/orbital-a+3.conf      with "# successful": about to be activated again
     EFI/orbital/a.efi, b.efi             what the entries start
 
 Names and counting: Boot Loader Specification, "Boot counting". The loader
@@ -34,6 +35,8 @@ from recovery.slots import SLOTS, Slot, SlotState, no_slot_runs
 _NAME = re.compile(r"orbital-([ab])(?:\+([0-9]{1,4})(?:-([0-9]{1,4}))?)?\.conf", re.ASCII)
 # No device activates slots so often; Python refuses to read numbers of thousands of digits.
 _DIGITS = 18
+# A comment to the loader.
+_SUCCESSFUL = "# successful"
 _NO_ENTRY = SlotState(bootable=False, successful=False, tries_left=None)
 
 
@@ -42,10 +45,13 @@ def entry_name(slot: Slot, tries: int | None) -> str:
     return f"orbital-{slot}.conf" if tries is None else f"orbital-{slot}+{tries}.conf"
 
 
-def entry_text(slot: Slot, activation: int) -> str:
-    """Content of a slot's entry. activation: 1 or more; the highest one is started."""
+def entry_text(slot: Slot, activation: int, *, successful: bool = False) -> str:
+    """Content of a slot's entry. activation: 1 or more; the highest one is started.
+
+    successful: it is, though its name may have a counter.
+    """
     return (
-        f"title Orbital (slot {slot})\n"
+        f"{_SUCCESSFUL}\n" * successful + f"title Orbital (slot {slot})\n"
         "sort-key orbital\n"
         f"version {activation}\n"
         f"efi /EFI/orbital/{slot}.efi\n"
@@ -54,7 +60,7 @@ def entry_text(slot: Slot, activation: int) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """One file of ours. tries_left None: no counter in the name."""
+    """One file of ours. tries_left None: it needs no tries."""
 
     path: Path
     slot: Slot
@@ -103,11 +109,12 @@ class SystemdBoot:
     def set_active(self, slot: Slot, tries: int) -> None:
         """Writes an entry with a new activation number. The commit point of every update.
 
-        First what earlier cuts left goes: a superseded name without a counter
-        would be started when all tries are used up, also the other slot's.
-        Before the rename: a temporary file that the loader does not read.
-        After it: the loader starts slot next. The slot's older entries lose
-        against the new one and are then removed.
+        First goes what would lose against the new entry and has no counter: when
+        all tries are used up, the loader would start it. That is what earlier
+        cuts left, also of the other slot; and the slot's own entry, if it is
+        successful, gets a name that counts (and says that it still is).
+        Before the last rename: the loader starts what it would have started.
+        After it: the loader starts slot next.
         """
         if tries < 1:
             raise BootControlError(f"cannot activate slot {slot}: {tries} tries")
@@ -118,9 +125,14 @@ class SystemdBoot:
             )
         try:
             self._remove_superseded()
+            path = self._entries / entry_name(slot, tries)
+            present = self._entry(slot)
+            if present is not None and present.tries_left is None and present.path != path:
+                text = entry_text(slot, present.activation, successful=True)
+                durable.replace_file(path, text.encode())
+                durable.remove_file(present.path)
             known = self._all()
             activation = max((entry.activation for entry in known), default=0) + 1
-            path = self._entries / entry_name(slot, tries)
             durable.make_directory(self._entries)
             durable.replace_file(path, entry_text(slot, activation).encode())
             self._remove([entry for entry in known if entry.slot == slot and entry.path != path])
@@ -142,7 +154,7 @@ class SystemdBoot:
                     resolution="the slot has been given up; install again",
                 )
             path = self._entries / entry_name(slot, None)
-            if entry.tries_left is not None:
+            if entry.path != path:
                 durable.replace_file(path, entry_text(slot, entry.activation).encode())
             self._remove(
                 [other for other in self._all() if other.slot == slot and other.path != path]
@@ -212,7 +224,10 @@ def _parse(path: Path) -> Entry | None:
     version = values.get("version", "")
     number = version.isascii() and version.isdigit() and len(version) <= _DIGITS
     activation = int(version) if number else 0
-    return Entry(path, slot, activation, None if match[2] is None else int(match[2]))
+    tries = None if match[2] is None else int(match[2])
+    if tries and _SUCCESSFUL in lines:
+        tries = None
+    return Entry(path, slot, activation, tries)
 
 
 def _failed(what: str, error: OSError) -> BootControlError:

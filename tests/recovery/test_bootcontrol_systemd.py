@@ -92,6 +92,27 @@ def test_a_name_that_a_cut_left_is_not_started_when_all_tries_are_used_up(tmp_pa
     assert names(bench.esp) == ["orbital-a+0-2.conf", "orbital-b+0-1.conf", "rescue.conf"]
 
 
+@pytest.mark.parametrize("both_names", [False, True])
+def test_a_cut_activation_leaves_no_name_that_is_started_and_not_counted(
+    both_names: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by the model: slot a, once committed, was activated again; its older entry was left."""
+    for cut in range(20):
+        bench = SystemdBootBench(tmp_path / str(cut))
+        (bench.esp / "loader/entries/orbital-b+0-2.conf").write_text(entry_text("b", 2))
+        with power_cut(monkeypatch, cut, both_names=both_names) as operations:
+            bench.control.set_active("a", 2)
+        if bench.control.slot_state("a") == SUCCESSFUL:
+            continue
+        for left in (1, 0):
+            assert bench.boot() == "a"
+            assert bench.control.slot_state("a").tries_left == left
+        assert all("+0" in name for name in names(bench.esp) if name.startswith("orbital"))
+        if not operations.happened:
+            return
+    raise AssertionError("it does not end")
+
+
 def test_files_of_others_are_never_touched(tmp_path: Path) -> None:
     esp = make_esp(tmp_path)
     before = (esp / "loader/entries/rescue.conf").read_bytes()
@@ -128,12 +149,17 @@ OPERATIONS = {
     "mark_successful b": lambda control: control.mark_successful("b"),
     "mark_unbootable b": lambda control: control.mark_unbootable("b"),
 }
-STARTS: dict[str, list[tuple[str, Slot, int]]] = {
-    "counting": [("orbital-b+2-1.conf", "b", 2)],
-    "cut by the loader": [("orbital-b+3.conf", "b", 2), ("orbital-b+2-1.conf", "b", 2)],
-    "cut commit": [("orbital-b+2-1.conf", "b", 2), ("orbital-b.conf", "b", 2)],
-    "older entry left": [("orbital-b.conf", "b", 2), ("orbital-b+3.conf", "b", 3)],
-    "successful": [("orbital-b.conf", "b", 2)],
+STARTS: dict[str, dict[str, str]] = {
+    "counting": {"orbital-b+2-1.conf": entry_text("b", 2)},
+    "cut by the loader": {f"orbital-b{n}.conf": entry_text("b", 2) for n in ("+3", "+2-1")},
+    "cut commit": {f"orbital-b{n}.conf": entry_text("b", 2) for n in ("+2-1", "")},
+    "older entry left": {
+        "orbital-b.conf": entry_text("b", 2),
+        "orbital-b+3.conf": entry_text("b", 3),
+    },
+    "successful": {"orbital-b.conf": entry_text("b", 2)},
+    "successful, activated again": {"orbital-b+3.conf": entry_text("b", 2, successful=True)},
+    "the same with other tries": {"orbital-b+5.conf": entry_text("b", 2, successful=True)},
 }
 
 
@@ -149,8 +175,8 @@ def test_a_power_cut_leaves_the_state_before_or_the_state_after(
 ) -> None:
     def prepared(name: str) -> Path:
         esp = make_esp(tmp_path / name)
-        for file, slot, activation in STARTS[start]:
-            (esp / "loader/entries" / file).write_text(entry_text(slot, activation))
+        for file, text in STARTS[start].items():
+            (esp / "loader/entries" / file).write_text(text)
         return esp
 
     esp = prepared("whole")
