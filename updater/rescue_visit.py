@@ -175,7 +175,7 @@ class Course:
         slot: Slot | None = None,
     ) -> Reinstalled:
         """From one source. patience: seconds in which a source that is not there may come."""
-        # Imported late: a third of the memory of this program, which may wait for a person.
+        # Imported late: 11 MiB of memory, and this program may wait for a person for long.
         from updater.rescue import Rescue, reinstall
 
         site = self.site
