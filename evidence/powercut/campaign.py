@@ -125,7 +125,8 @@ def _described(work: Path, name: str, parts: int) -> str:
     return (
         f"{name}: {judged.counts['crash states judged']:,} states judged,"
         f" {booted.counts['crash states booted']} booted,"
-        f" {len(judged.wrong) + len(booted.wrong)} wrong"
+        f" {len(judged.wrong) + len(booted.wrong)} wrong;"
+        f" recorded at {(work / name / record.COMMIT).read_text()}"
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from evidence.powercut.metadata import Repository
 from evidence.powercut.replay import Recording
 from evidence.powercut.state import OWNED
+from evidence.result import commit
 from imager.keys import make_development_keys
 from imager.repository.anchor import ANCHOR
 from imager.repository.keyring import KeyDirectory
@@ -31,6 +32,8 @@ BOARD = "qemu-x86_64"
 # Else QEMU joins requests, and joined ones have more pieces than blklogwrites can take.
 _SEPARATE = ("-global", "virtio-blk-device.request-merging=off")
 _DEVICE_FILE = "device.json"
+COMMIT = "commit"
+"""File in a recording: of which commit the device was."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +194,7 @@ def record(folder: Path, operation: Operation) -> Recording:
     shutil.copyfile(lab.prepare_keys() / ANCHOR, place / ANCHOR.name)
     shutil.rmtree(lab.directory)
     shutil.rmtree(place / "machine")
+    (place / COMMIT).write_text(commit())
     # Last: what lacks it is not complete.
     (place / _DEVICE_FILE).write_bytes(config)
     found = find(folder, operation.name)
