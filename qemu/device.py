@@ -16,8 +16,8 @@ from qemu.shell import Result
 Document = dict[str, Any]
 SETTLE_SECONDS = 900
 """Until a boot has settled: on a machine that emulates slowly, and with a margin."""
-FALLBACK_SECONDS = 1800
-"""Long enough for every granted try to end in the watchdog (60 s each)."""
+# Long enough for every granted try to end in the watchdog (60 s each).
+_FALLBACK_SECONDS = 1800
 _COMMAND_SECONDS = 300
 # Waits in the guest until nothing is being started: a loop of ours that asks for it took up to
 # half of an emulated processor. Bounded, for a boot that hangs; the health unit's word counts.
@@ -159,9 +159,17 @@ class Device:
             details=f"last status: {json.dumps(status)}\n{self.machine.console.tail()}",
         )
 
-    def fallen_back(self) -> Document:
-        """Waits until the device has given a version up; returns the status."""
-        return self.settle(FALLBACK_SECONDS, when=lambda found: bool(found["quarantined"]))
+    def fallen_back(self, version: str | None = None) -> Document:
+        """Waits until the device has given a version up and runs what is committed; the status.
+
+        version: that one, or else any.
+        """
+
+        def over(status: Document) -> bool:
+            given_up = [item["version"] for item in status["quarantined"]]
+            return status["committed"] and (version in given_up if version else bool(given_up))
+
+        return self.settle(_FALLBACK_SECONDS, when=over)
 
     def rest(self, timeout: float = SETTLE_SECONDS) -> None:
         """Waits until nothing is being started any more, well or not."""

@@ -174,6 +174,7 @@ def record(folder: Path, operation: Operation) -> Recording:
     shutil.rmtree(place, ignore_errors=True)
     (place / "machine").mkdir(parents=True)
     (place / "server").mkdir()
+    (place / COMMIT).write_text(commit())
     lab = Lab(place / "lab")
     lab.directory.mkdir()
     lab.offer(lab.version)
@@ -194,7 +195,6 @@ def record(folder: Path, operation: Operation) -> Recording:
     shutil.copyfile(lab.prepare_keys() / ANCHOR, place / ANCHOR.name)
     shutil.rmtree(lab.directory)
     shutil.rmtree(place / "machine")
-    (place / COMMIT).write_text(commit())
     # Last: what lacks it is not complete.
     (place / _DEVICE_FILE).write_bytes(config)
     found = find(folder, operation.name)

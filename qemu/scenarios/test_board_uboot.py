@@ -17,13 +17,13 @@ import pytest
 
 from manifests.catalogue import Product
 from qemu import gpt, storage
-from qemu.device import FALLBACK_SECONDS, Device, Document
+from qemu.device import Device, Document
 from qemu.lab import Lab
 from qemu.server import Server
 from recovery.bootcontrol import ubootenv
 from recovery.bootcontrol.recorded import GOOD
 
-# Every board does the most important of this in CI: test_boards.py.
+# One board does the most important of this in CI: test_boards.py.
 pytestmark = [pytest.mark.boot, pytest.mark.campaign]
 
 BOARDS = ("qemu-aarch64-uboot", "qemu-riscv64", "qemu-armhf")
@@ -47,18 +47,12 @@ class Board(NamedTuple):
         console = self.device.machine.console
         mark = console.mark
         self.device.reboot()
-        return self._quarantined(version), console.text[mark:]
-
-    def _quarantined(self, version: str) -> Document:
-        return self.device.settle(
-            FALLBACK_SECONDS,
-            when=lambda found: version in [item["version"] for item in found["quarantined"]],
-        )
+        return self.device.fallen_back(version), console.text[mark:]
 
     def start(self, version: str) -> Document:
         """Switches the machine on and waits until the version is quarantined."""
         self.device.machine.start()
-        return self._quarantined(version)
+        return self.device.fallen_back(version)
 
 
 @pytest.fixture(scope="module", params=BOARDS)

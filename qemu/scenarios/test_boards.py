@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from manifests.catalogue import find, load_board, names
-from qemu.device import FALLBACK_SECONDS, Device
+from qemu.device import Device
 from qemu.faults import corrupt
 from qemu.faulty import patient
 from qemu.lab import Lab
@@ -144,12 +144,7 @@ def test_a_board_survives_every_bad_release(
         with evidence.of(promise, f"{version} with {fault}: back on 1.0"):
             device.update(board_server.url, version)
             device.reboot()
-            status = device.settle(
-                FALLBACK_SECONDS,
-                when=lambda found, version=version: (  # type: ignore[misc]
-                    version in [item["version"] for item in found["quarantined"]]
-                ),
-            )
+            status = device.fallen_back(version)
             assert (status["version"], status["slot"], status["committed"]) == ("1.0", "a", True)
             events = [event["event"] for event in device.history()]
             verdicts = [event for event in events if event in ("fell-back", "rolled-back")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qemu import gpt, storage
-from qemu.device import FALLBACK_SECONDS, Device
+from qemu.device import Device
 from qemu.faulty import FAULTS
 from qemu.lab import Lab
 from qemu.server import Server
@@ -42,13 +42,8 @@ def test_a_bad_release_ends_with_the_old_version_running(
     device.machine.run("echo 'before the update' > /etc/owner; sync")
     device.update(server.url, version)
     device.reboot()
-    status = device.settle(
-        FALLBACK_SECONDS,
-        when=lambda found: (
-            found["version"] == "1.0"
-            and any(item["version"] == version for item in found["quarantined"])
-        ),
-    )
+    status = device.fallen_back(version)
+    assert status["version"] == "1.0"
     assert (status["slot"], status["committed"], status["next_slot"]) == ("a", True, "a")
     assert device.machine.run("cat /etc/owner").output == "before the update\n"
     expected, reason = OUTCOMES[fault]

@@ -184,8 +184,9 @@ class SystemdBoot:
 
     def _remove_superseded(self) -> None:
         """Of each slot all entries but the one that counts."""
+        known = self._all()
         for slot in SLOTS:
-            mine = [entry for entry in self._all() if entry.slot == slot]
+            mine = [entry for entry in known if entry.slot == slot]
             self._remove(sorted(mine, key=lambda entry: entry.standing)[:-1])
 
     def _remove(self, entries: list[Entry]) -> None:

@@ -62,34 +62,35 @@ def test_the_version_is_that_of_the_project() -> None:
     assert orbital("--version").stdout == f"orbital {project['version']}\n"
 
 
-def test_help_lists_every_group_and_loads_none() -> None:
-    code = (
-        "import sys; from orbital.main import main\n"
-        "try: main(['--help'])\n"
-        "except SystemExit: pass\n"
-        "heavy = {'msgspec', 'yaml', 'tuf', 'json', 'subprocess', 'urllib3'} & set(sys.modules)\n"
-        "assert not heavy, heavy"
-    )
+def loads_none_of(heavy: set[str], code: str) -> str:
+    """Runs the code in a Python of its own, which must not load these modules; what it prints."""
+    check = f"loaded = {heavy!r} & set(sys.modules)\nassert not loaded, loaded"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
+        [sys.executable, "-c", f"import sys\n{code}\n{check}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_help_lists_every_group_and_loads_none() -> None:
+    shown = loads_none_of(
+        {"msgspec", "yaml", "tuf", "json", "subprocess", "urllib3"},
+        "from orbital.main import main\ntry: main(['--help'])\nexcept SystemExit: pass",
+    )
     for name, entry in command_line.GROUPS.items():
-        assert name in done.stdout
-        assert entry.help.split(",")[0] in done.stdout
+        assert name in shown
+        assert entry.help.split(",")[0] in shown
 
 
 @pytest.mark.parametrize("module", ["updater.status", "updater.device", "updater.rescue_visit"])
 def test_what_is_asked_often_does_not_load_what_only_an_update_needs(module: str) -> None:
-    code = (
-        f"import sys, {module}\n"
-        "heavy = {'tuf', 'securesystemslib', 'cryptography', 'requests', 'urllib3'}\n"
-        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    loads_none_of(
+        {"tuf", "securesystemslib", "cryptography", "requests", "urllib3"}, f"import {module}"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def test_a_group_without_a_command_shows_its_help() -> None:
