@@ -19,6 +19,7 @@ from recovery.rescue import decide, sticks
 from recovery.rescue.decide import Diagnosis, Repair, Wait
 from recovery.rescue.diagnosis import Site
 from recovery.rescue.reset import erase, reset
+from recovery.rescue.settle import follow_loader
 from recovery.rescue.starting import activate, count_start
 from recovery.slots import SLOTS, Slot, other_slot
 from recovery.starts import Action
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 NETWORK_SECONDS = 60.0
 _NETWORK_PAUSE = 5.0
 _ETC = "run/orbital/rescue-etc"
+_BEFORE_SLOTS = (decide.Reset, decide.RepairBoot, decide.RepairState, decide.FollowLoader)
 
 
 @dataclass
@@ -65,9 +67,7 @@ class Course:
         """What comes next; the slots are only read when it depends on them."""
         found = self.site.diagnose(slots=False)
         repair = decide.next_repair(found)
-        if isinstance(repair, decide.Reset | decide.RepairBoot | decide.RepairState):
-            return repair
-        if found.person:
+        if found.person or isinstance(repair, _BEFORE_SLOTS):
             return repair
         return decide.next_repair(self.site.verify(found))
 
@@ -86,6 +86,11 @@ class Course:
         if isinstance(repair, decide.RepairState):
             site.tried.add("state")
             site.state.repair(say)
+            return False
+        if isinstance(repair, decide.FollowLoader):
+            site.tried.add("record")
+            follow_loader(site.store, site.boot_control(), site.config, boot_id(site.root))
+            say("state: what the loader has committed is written down")
             return False
         if isinstance(repair, decide.Start):
             site.tried.add("start-a" if repair.slot == "a" else "start-b")
@@ -242,6 +247,8 @@ class Course:
 def described(site: Site, found: Diagnosis) -> list[str]:
     """A diagnosis for people, one line for each thing."""
     lines = [f"boot control: {found.boot}", f"state: {found.state}"]
+    if found.behind:
+        lines.append("state: the record is not up to date with the loader")
     for slot in SLOTS:
         what = found.slot(slot)
         words = "whole" if what.whole else f"damaged: {what.damage}"

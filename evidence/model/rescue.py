@@ -76,6 +76,9 @@ class Visit:
             elif isinstance(repair, decide.RepairState):
                 self.tried.add("state")
                 self.to(replace(self.device, state=True, record=None, generations=()))
+            elif isinstance(repair, decide.FollowLoader):
+                self.tried.add("record")
+                self.follow()
             elif isinstance(repair, decide.Start):
                 self.tried.add("start-a" if repair.slot == "a" else "start-b")
                 self.start(repair.slot)
@@ -114,6 +117,7 @@ class Visit:
             b=decide.SlotDiagnosis(self.whole("b"), refused=self.refused("b")),
             first=self.first(),
             tried=frozenset(self.tried),
+            behind=self.behind(),
         )
 
     def whole(self, slot: Slot) -> bool:
@@ -223,6 +227,11 @@ class Visit:
             a=loader.a,
             b=loader.b,
         )
+
+    def behind(self) -> bool:
+        """recovery.rescue.settle.behind_loader."""
+        committed = self.committed()
+        return committed is not None and isinstance(assess(self.view(committed)), FOLLOWS)
 
     def follow(self) -> None:
         """recovery.rescue.settle.follow_loader, with the same decisions."""

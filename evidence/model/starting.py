@@ -111,8 +111,10 @@ def _scripted(board: Board, device: Device) -> Started:
     """GRUB and U-Boot: raw partitions; the script reads the start record."""
     rescue = board.rescue
     environment = _environment(board, device.kept)
-    model = loaders.grub if board.kind == "grub" else loaders.uboot
-    found = model(environment)
+    if board.kind == "grub":
+        found = loaders.grub(environment)
+    else:
+        found = loaders.uboot(environment, rescue=rescue)
     cuts = [device]
     for offset, data in found.writes:
         at = 0 if offset < SECOND_COPY else 1
@@ -123,9 +125,8 @@ def _scripted(board: Board, device: Device) -> Started:
         files[at] = (str(at), data)
         cuts.append(replace(device, kept=canonical(board.kind, Kept(tuple(files)))))
     after = cuts.pop()
-    if rescue and not device.loader(board).active:
-        return Started("rescue", after, tuple(cuts))
-    for slot in found.slots:
+    # A rescue system always loads here, so that `last` is not reached.
+    for slot in found.slots if rescue else (*found.slots, *found.last):
         if _loads(device, slot):
             return Started(slot, after, tuple(cuts), uncounted=rescue and not found.writes)
     return Started("rescue" if rescue else "nothing", after, tuple(cuts))
@@ -151,7 +152,7 @@ def _tryboot(board: Board, device: Device) -> Started:
     if board.rescue and found.rescue:
         return Started("rescue", device)
     onward: tuple[Slot, ...] = ("b",) if board.returns == "onward" and found.slots == ("a",) else ()
-    for slot in (*found.slots, *onward):
+    for slot in (*found.slots, *found.last, *onward):
         if _loads(device, slot):
             return Started(slot, device, is_try=asked)
     return Started(_fallback(board), device)

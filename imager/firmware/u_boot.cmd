@@ -54,7 +54,8 @@ if test ${orbital_valid0}-${orbital_valid1} = yes-yes; then orbital_current=${or
 if test ${orbital_current} = none; then echo "orbital: firmware: no valid record, beginning again"; fi
 
 # An empty environment, the defaults, the record over them ("NAME=" in it deletes a default).
-# Without a valid copy the defaults are the record, and copy 0 is written.
+# Without a valid copy the defaults are the record, and copy 0 is written; where there is a rescue
+# system, which knows what had failed, the record has no slot.
 mw.b @export@ 0 10
 env import -d -b @export@ 10
 setenv BOOT_ORDER A B
@@ -62,6 +63,7 @@ setenv BOOT_A_LEFT 3
 setenv BOOT_B_LEFT 3
 orbital_block=${orbital_block0}
 orbital_flag=1
+@lost@
 if test ${orbital_current} = 0; then
 	env import -c @bare0@ @bare_size@
 	orbital_block=${orbital_block1}
@@ -75,6 +77,7 @@ fi
 # 4. The first slot of the order that is good or has tries left.
 orbital_choice=none
 orbital_order=none
+orbital_goods=none
 for orbital_name in ${BOOT_ORDER}; do
 	orbital_slot=none
 	if test ${orbital_name} = A; then
@@ -92,6 +95,13 @@ for orbital_name in ${BOOT_ORDER}; do
 			orbital_order=${orbital_slot}
 		else
 			orbital_order="${orbital_order} ${orbital_slot}"
+		fi
+		if test "${orbital_good}" = x1; then
+			if test "${orbital_goods}" = none; then
+				orbital_goods=${orbital_slot}
+			else
+				orbital_goods="${orbital_goods} ${orbital_slot}"
+			fi
 		fi
 		# One try less; anything but 1 to 7 is no try.
 		orbital_taken=none
@@ -125,14 +135,14 @@ done
 env import -d -c @aside@ @aside_size@
 
 # 5. Which slots to start, one after the other until one does. A counted one alone: that it
-# cannot start is a failed try. A good one, or with none left, the others after it: never give up.
-# Where there is a rescue system it comes after a good slot, and before slots that are given up.
+# cannot start is a failed try. After the good ones, or with none left, those of the order, whatever
+# they are: never give up. A rescue system comes before these: they may have failed on this device.
 if test "${orbital_order}" = none; then orbital_order="a b"; fi
-orbital_starts="@before@${orbital_order}"
+orbital_starts="@rescue_word@${orbital_order}"
 if test ${orbital_choice} != none; then
 	orbital_starts=${orbital_choice}
 	if test ${orbital_counted} = no; then
-		orbital_starts="${orbital_choice} ${orbital_order}@after@"
+		orbital_starts="${orbital_goods} @rescue_word@${orbital_order}"
 @count@
 	fi
 fi

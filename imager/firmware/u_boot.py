@@ -48,6 +48,7 @@ _GZIP = b"\x1f\x8b"
 # What may stand between single quotes of U-Boot's shell and means itself.
 _QUOTABLE = re.compile(r"[^'\\]*")
 _ARMED = 'echo "orbital: firmware: watchdog armed"'
+_LOST = "if test ${orbital_current} = none; then setenv BOOT_ORDER; fi"
 _FIT = """\
 /dts-v1/;
 / {{
@@ -264,8 +265,8 @@ def boot_script(board: Board) -> str:
         "device_tree": "" if board.kernel.device_tree else "${fdtcontroladdr}",
         "watchdog": " && ".join([*u_boot.watchdog_commands, _ARMED]) if armed else "",
         "rescue_label": rescue.label if rescue else labels["a"],
-        "before": "rescue " if rescue else "",
-        "after": " rescue" if rescue else "",
+        "rescue_word": "rescue " if rescue else "",
+        "lost": _LOST if rescue else "",
         "button": button if board.rescue_button else "",
         **_places(u_boot),
     }

@@ -92,7 +92,8 @@ def test_damage_of_each_part_is_repaired(bench: Make) -> None:
             assert (status["version"], status["slot"]) == (station.lab.version, "a")
             assert status["committed"] is True
         damaged.machine.kill()
-    assert entered == [True, False, True, True, entered[-1]]
+    # On UEFI the partition holds nothing but the start record, which is lost.
+    assert entered == [True, not station.uefi, True, True, entered[-1]]
 
 
 @pytest.mark.campaign

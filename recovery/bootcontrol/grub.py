@@ -10,8 +10,9 @@ durably, and then copy 1. A copy is one sector, so a power cut leaves:
 
 GRUB cannot make a block whose signature is gone, and writes only where the
 file system around the copies (`grubfiles`) is whole. When the record is lost it
-starts slot a, or b if that does not load, uncounted, until Linux has made the
-record again. When it cannot count it starts a good slot rather than one on trial.
+starts the rescue system, or where there is none slot a, or b if that does not load,
+uncounted, until Linux has made the record again. When it cannot count it starts a
+good slot, or the rescue system, rather than one on trial.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ and how it is written (`RecordStore`); what it means is the same for all:
 * a slot that is not in the order has no entry; one with no tries left that is
   not good is exhausted.
 
-A record of which no copy is valid is *lost*. The loader then does what it can
-without one (see each store), starting slot a if that loads. Linux reads a lost
+A record of which no copy is valid is *lost*. The loader then starts the rescue
+system, or without one slot a if that loads (see each store). Linux reads a lost
 record as: both slots may start, none is known to be good, nothing counts.
 `tidy` makes it again, from nothing but the slot that runs: that one first, then
 the other, `DEFAULT_TRIES` each, none good. So whichever slot cannot start is

@@ -4,8 +4,9 @@ The newer valid copy counts. Linux and U-Boot's script write the other one, with
 the next flag, in one write: until its checksum is whole it is not valid, so a
 power cut anywhere in it leaves the record before.
 
-When the record is lost U-Boot's script does what RAUC's does: it begins with
-the order A B and 3 tries each, takes one, and writes copy 0.
+When the record is lost U-Boot's script starts the rescue system. Where there is none
+it does what RAUC's does: it begins with the order A B and 3 tries each, takes one, and
+writes copy 0.
 """
 
 from __future__ import annotations

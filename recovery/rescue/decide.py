@@ -8,13 +8,14 @@ The order, in words (`docs/rescue.md` has it for people):
    visit goes on as if nobody had asked.
 1. The boot control environment, once in a visit.
 2. The state file system, once in a visit.
-3. A slot that is whole: the committed one, in the next visit the other one. Never
+3. The state record, where it does not know yet what the loader has committed.
+4. A slot that is whole: the committed one, in the next visit the other one. Never
    a version that is quarantined, or a trial whose tries are used up.
-4. A new installation, once in a visit; where it fails, a whole slot again.
-5. Nothing is left: a person.
+5. A new installation, once in a visit; where it fails, a whole slot again.
+6. Nothing is left: a person.
 
 Termination. A visit ends in a restart or in waiting, and tries each repair at most
-once. Before rescue lets a slot start (3, 4) it counts that in the start record
+once. Before rescue lets a slot start (4, 5) it counts that in the start record
 (`rescued`), which only a healthy start clears; after `MOST_STARTS` it starts
 nothing more by itself. So from any state a device is, after at most `MOST_STARTS`
 slots of at most the trial's tries each, in a slot that became healthy or waiting
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from recovery.starts import Action
 
     Condition = Literal["whole", "damaged", "lost"]
-    Name = Literal["action", "boot", "state", "start-a", "start-b", "reinstall"]
+    Name = Literal["action", "boot", "state", "record", "start-a", "start-b", "reinstall"]
 
 MOST_STARTS = 6
 """Slots that rescue starts by itself between two healthy starts."""
@@ -65,7 +66,8 @@ class Diagnosis(Value):
 
     action, person, rescued: of this visit (`recovery.rescue.visit`). boot, state:
     the boot control environment and the state file system; "lost" is what cannot be
-    reached at all: the partition is not there. first: the committed slot, or the one
+    reached at all: the partition is not there. behind: the loader has committed what the
+    state record does not know yet. first: the committed slot, or the one
     that the loader prefers when no record says; None when nobody knows. tried: the
     repairs of this visit, whatever came of them.
     """
@@ -79,6 +81,7 @@ class Diagnosis(Value):
     b: SlotDiagnosis
     first: Slot | None = None
     tried: frozenset[Name] = frozenset()
+    behind: bool = False
 
     def slot(self, slot: Slot) -> SlotDiagnosis:
         """What is known of the slot."""
@@ -105,6 +108,10 @@ class RepairState(Value):
     """Repair the state file system."""
 
 
+class FollowLoader(Value):
+    """Write down what the loader has committed."""
+
+
 class Start(Value):
     """Let the loader start the slot, and restart."""
 
@@ -122,7 +129,7 @@ class Wait(Value):
     retry: bool
 
 
-Repair = Reset | RepairBoot | RepairState | Start | Reinstall | Wait
+Repair = Reset | RepairBoot | RepairState | FollowLoader | Start | Reinstall | Wait
 
 
 def next_repair(found: Diagnosis) -> Repair:
@@ -136,6 +143,8 @@ def next_repair(found: Diagnosis) -> Repair:
         return RepairBoot()
     if found.state == "damaged" and "state" not in tried:
         return RepairState()
+    if found.behind and "record" not in tried:
+        return FollowLoader()
     if found.rescued >= MOST_STARTS:
         return Wait(f"{found.rescued} starts in a row did not become healthy", retry=False)
     candidates = found.candidates()

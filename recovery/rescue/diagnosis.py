@@ -8,13 +8,14 @@ from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 
 from recovery.artifacts.check import KINDS
+from recovery.boot import boot_id
 from recovery.bootcontrol.open import BOOT_DIRECTORY, open_in_rescue
 from recovery.device import DeviceConfig
 from recovery.errors import OrbitalError, RefusedError
 from recovery.partitions import find_partition
 from recovery.rescue.bootenv import BootEnvironment
 from recovery.rescue.decide import Diagnosis, SlotDiagnosis
-from recovery.rescue.settle import committed_generation
+from recovery.rescue.settle import behind_loader, committed_generation
 from recovery.rescue.slot import Content, inspect
 from recovery.rescue.statefs import StateFileSystem
 from recovery.rescue.story import Story, tell
@@ -117,6 +118,7 @@ class Site:
             b=unknown,
             first=self._first(),
             tried=frozenset(self.tried),
+            behind=self._behind(),
         )
         return self.verify(found) if slots else found
 
@@ -227,6 +229,11 @@ class Site:
         with suppress(OrbitalError):
             return self.boot_control().active_slot()
         return None
+
+    def _behind(self) -> bool:
+        with suppress(OrbitalError, OSError):
+            return behind_loader(self.store, self.boot_control(), boot_id(self.root))
+        return False
 
     def _would_start(self, slot: Slot | None) -> bool:
         with suppress(OrbitalError):

@@ -33,6 +33,12 @@ def committed_generation(store: StateStore) -> Generation | None:
     return None if record is None else store.generations.load(record.committed)
 
 
+def behind_loader(store: StateStore, boot_control: BootControl, boot_id: str) -> bool:
+    """Whether `follow_loader` would write. Raises StateError, BootControlError."""
+    found = _assessed(store, boot_control, boot_id)
+    return found is not None and isinstance(found[1], FOLLOWS)
+
+
 def follow_loader(
     store: StateStore, boot_control: BootControl, config: DeviceConfig, boot_id: str
 ) -> None:

@@ -214,7 +214,7 @@ def test_what_starts_and_what_is_written_is_what_the_model_says(boot: Boot, name
     after = bytearray(before)
     for offset, data in expected.writes:
         after[offset : offset + len(data)] = data
-    assert outcome.started == [expected.slots[0]], outcome.console
+    assert outcome.started == [expected.first], outcome.console
     assert outcome.environment == after
     assert "watchdog armed" in outcome.console
 
@@ -326,14 +326,23 @@ def test_a_wish_that_cannot_be_counted_is_none(boot: Boot) -> None:
     assert boot(before, rescue=True, read_only=True).started == ["a"]
 
 
-def test_rescue_starts_when_no_slot_is_live(boot: Boot) -> None:
-    assert boot(RECORDS["none-left"], rescue=True).started == ["rescue"]
-    assert boot(RECORDS["no-slot"], rescue=True).started == ["rescue"]
+@pytest.mark.parametrize("name", ["none-left", "no-slot", "lost"])
+def test_rescue_starts_when_no_slot_is_live(boot: Boot, name: str) -> None:
+    assert boot(RECORDS[name], rescue=True).started == ["rescue"]
 
 
-def test_rescue_starts_when_the_good_slot_cannot_be_loaded_nor_the_other(boot: Boot) -> None:
-    assert boot(RECORDS["factory"], {}, rescue=True).started == ["rescue"]
-    assert boot(RECORDS["lost"], {}, rescue=True).started == ["rescue"]
+def test_after_the_good_slots_comes_rescue_and_not_one_that_was_given_up(boot: Boot) -> None:
+    """A cut between the two writes of a fallback leaves the slot in the order."""
+    assert boot(RECORDS["exhausted"], {"b": STARTS}, rescue=True).started == ["rescue"]
+    both = _copies(_sector(Record(("a", "b"), a=GOOD, b=GOOD)))
+    assert boot(both, {"b": STARTS}, rescue=True).started == ["b"]
+    assert boot(both, {}, rescue=True).started == ["rescue"]
+
+
+def test_where_tries_cannot_be_counted_rescue_comes_after_the_good_slots(boot: Boot) -> None:
+    trial = _copies(_sector(_trial(3)))
+    assert boot(trial, rescue=True, read_only=True).started == ["a"]
+    assert boot(trial, {"b": STARTS}, rescue=True, read_only=True).started == ["rescue"]
 
 
 ONE = Record(("a",), a=GOOD)
@@ -354,14 +363,6 @@ def test_loads_of_a_good_slot_are_counted_and_the_sixth_is_rescues(boot: Boot) -
     outcome = boot(environment, rescue=True)
     assert (outcome.started, outcome.environment) == (["rescue"], environment)
     assert boot(environment).started == ["a"]  # Rescue is destroyed, too.
-
-
-def test_with_the_record_lost_loads_are_counted_as_well(boot: Boot) -> None:
-    before = bytearray(_wished(ONE, Starts(loads=4)))
-    before[:512] = before[SECOND : SECOND + 512] = bytes(512)
-    outcome = boot(bytes(before), rescue=True)
-    assert (outcome.started, _starts(outcome).loads) == (["a"], 5)
-    assert boot(outcome.environment, rescue=True).started == ["rescue"]
 
 
 def test_a_trial_takes_a_try_and_counts_no_load(boot: Boot) -> None:

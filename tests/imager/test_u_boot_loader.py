@@ -246,12 +246,12 @@ EVERYWHERE = ("variables of others", "all exhausted", "copy 0 torn", "next flag 
     + [(name, state) for name in BOARDS[1:] for state in EVERYWHERE],
 )
 def test_what_starts_and_what_is_written_are_the_models(name: str, state: str, boot: Boot) -> None:
-    expected = loaders.uboot(STATES[state])
+    expected = loaders.uboot(STATES[state], rescue=True)
     outcome = boot(name, STATES[state])
     after = bytearray(STATES[state])
     for offset, data in expected.writes:
         after[offset : offset + len(data)] = data
-    assert outcome.started == [expected.slots[0]], outcome.console
+    assert outcome.started == [expected.first], outcome.console
     assert outcome.environment == bytes(after)
 
 
@@ -280,8 +280,18 @@ def test_a_trial_that_cannot_be_loaded_is_a_failed_try(boot: Boot) -> None:
 
 def test_a_good_slot_that_cannot_be_loaded_gives_way_to_the_other(boot: Boot) -> None:
     outcome = boot(BOARDS[0], _record(Record(("a", "b"), a=GOOD, b=GOOD)), {"b": ""})
-    assert outcome.tried == ["a", "a", "b"]
+    assert outcome.tried == ["a", "b"]
     assert outcome.started == ["b"]
+
+
+def test_after_the_good_slots_comes_rescue_and_not_one_that_was_given_up(boot: Boot) -> None:
+    """A cut between the two writes of a fallback leaves the slot in the order."""
+    given_up = _record(Record(("b", "a"), a=GOOD, b=Count(left=0)))
+    outcome = boot(BOARDS[0], given_up, {"b": ""}, rescue=True)
+    assert (outcome.tried, outcome.started) == (["a", "rescue"], ["rescue"])
+    # Rescue is destroyed, too.
+    outcome = boot(BOARDS[0], given_up, {"b": ""})
+    assert (outcome.tried, outcome.started) == (["a", "rescue", "b"], ["b"])
 
 
 def test_no_slot_that_can_be_loaded_is_tried_in_vain_and_reset(boot: Boot) -> None:
@@ -354,11 +364,14 @@ def test_a_wish_that_cannot_be_counted_is_none(boot: Boot) -> None:
 
 def test_rescue_starts_when_no_slot_is_live(boot: Boot) -> None:
     assert boot(BOARDS[0], NONE_LIVE, rescue=True).started == ["rescue"]
+    lost = NOTHING + NOTHING
+    outcome = boot(BOARDS[0], lost, rescue=True)
+    assert (outcome.started, outcome.environment) == (["rescue"], lost)
 
 
 def test_rescue_starts_when_the_good_slot_cannot_be_loaded_nor_the_other(boot: Boot) -> None:
     outcome = boot(BOARDS[0], _record(Record(("a",), a=GOOD)), {}, rescue=True)
-    assert (outcome.started, outcome.tried) == (["rescue"], ["a", "a", "rescue"])
+    assert (outcome.started, outcome.tried) == (["rescue"], ["a", "rescue"])
 
 
 ONE = _record(Record(("a",), a=GOOD))

@@ -36,12 +36,22 @@ MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 @dataclass(frozen=True)
 class Start:
-    """slots: in the order in which they are loaded until one starts. writes: offset and bytes.
-    rescue: the rescue system comes before them."""
+    """slots: in the order in which they are loaded until one starts; then the rescue system,
+    where there is one; then `last`, which nobody vouches for. writes: offset and bytes."""
 
     slots: tuple[Slot, ...]
+    last: tuple[Slot, ...] = ()
     writes: tuple[tuple[int, bytes], ...] = ()
-    rescue: bool = False
+
+    @property
+    def rescue(self) -> bool:
+        """Whether a rescue system comes first."""
+        return not self.slots
+
+    @property
+    def first(self) -> Slot:
+        """What starts where there is no rescue system, and nothing is damaged."""
+        return (*self.slots, *self.last)[0]
 
 
 # GRUB: a script of load_env, save_env and tests of variables.
@@ -60,12 +70,12 @@ _GRUB_NAMES = (
 def grub(environment: bytes) -> Start:
     """imager/firmware/grub.cfg: copy 0 if it is valid, else copy 1; counts in both.
 
-    Uncounted when the record is lost, or when it cannot write: then what is good first.
+    Uncounted when the record is lost, or when it cannot write: then only what is good.
     """
     blocks = [environment[at : at + 512] for at in (0, SECOND_COPY)]
     valid = [_grub_valid(_load_env(block)) for block in blocks]
     if not any(valid):
-        return Start(SLOTS)
+        return Start((), SLOTS)
     counting = valid.index(True)
     variables = _load_env(blocks[counting])
     order = _slots(variables["orbital_order"].split())
@@ -73,15 +83,15 @@ def grub(environment: bytes) -> Start:
     for slot in order:
         left = int(variables[f"orbital_{slot}_left"])
         if slot in good:
-            return Start((slot, *order))
+            return Start((slot, *good), order)
         if left:
             variables[f"orbital_{slot}_left"] = str(left - 1)
             saved = [_save_env(block, variables) for block in blocks]
             if not grub_can_write(environment) or not saved[counting]:
-                return Start((*good, *order))
+                return Start(good, order)
             offsets = zip((0, SECOND_COPY), saved, strict=True)
-            return Start((slot,), tuple((at, block) for at, block in offsets if block))
-    return Start(order or SLOTS)
+            return Start((slot,), writes=tuple((at, block) for at, block in offsets if block))
+    return Start((), order or SLOTS)
 
 
 def grub_can_write(environment: bytes) -> bool:
@@ -142,10 +152,11 @@ def _save_env(block: bytes, variables: dict[str, str]) -> bytes:
 # U-Boot: a script of "env import -c", tests, and "env export -c".
 
 
-def uboot(environment: bytes) -> Start:
+def uboot(environment: bytes, *, rescue: bool = False) -> Start:
     """imager/firmware/u_boot.cmd: the newer valid copy; counts by writing the other one.
 
-    When the record is lost: the order A B, 3 tries each, written to copy 0.
+    When the record is lost: with a rescue system that one, without: the order A B, 3 tries
+    each, written to copy 0.
     """
     size = 65536
     copies = [environment[at : at + size] for at in (0, SECOND_COPY)]
@@ -165,16 +176,19 @@ def uboot(environment: bytes) -> Start:
                 variables[name] = value
             else:
                 variables.pop(name, None)  # "NAME=" deletes.
+    elif rescue:
+        return Start((), SLOTS)
     order = _slots(variables.get("BOOT_ORDER", "").lower().split())
+    good = tuple(s for s in order if variables.get(f"BOOT_{s.upper()}_GOOD") == "1")
     for slot in order:
         name = slot.upper()
-        if variables.get(f"BOOT_{name}_GOOD") == "1":
-            return Start((slot, *order))
+        if slot in good:
+            return Start(good, order)
         left = variables.get(f"BOOT_{name}_LEFT", "0")
         if re.fullmatch("[1-7]", left):
             variables[f"BOOT_{name}_LEFT"] = str(int(left) - 1)
-            return Start((slot,), ((target * SECOND_COPY, _export(flag, variables)),))
-    return Start(order or SLOTS)
+            return Start((slot,), writes=((target * SECOND_COPY, _export(flag, variables)),))
+    return Start((), order or SLOTS)
 
 
 def _export(flag: int, variables: dict[str, str]) -> bytes:
@@ -195,12 +209,10 @@ def tryboot(file: bytes, *, asked: bool) -> Start:
         elif passes and (match := re.fullmatch(r"boot_partition=([0-9]+)", line)):
             partition = int(match[1])
     named = next((slot for slot in SLOTS if PARTITIONS[slot] == partition), None)
+    if named is not None:
+        return Start((named,))
     # Partition 0 is the first one that can be started.
-    return (
-        Start(SLOTS, rescue=partition in (0, RESCUE_PARTITION))
-        if named is None
-        else Start((named,))
-    )
+    return Start((), SLOTS) if partition in (0, RESCUE_PARTITION) else Start(SLOTS)
 
 
 def _slots(words: list[str]) -> tuple[Slot, ...]:
@@ -352,7 +364,7 @@ class TrybootBench:
 
     def _start(self, *, asked: bool) -> Slot:
         (self.root / REBOOT_PARAMETER).unlink(missing_ok=True)
-        self.current = tryboot(self.path.read_bytes(), asked=asked).slots[0]
+        self.current = tryboot(self.path.read_bytes(), asked=asked).first
         self._running(asked=asked)
         return self.current
 
@@ -381,7 +393,7 @@ def started(environment: Path, start: Start) -> Slot:
         for offset, data in start.writes:
             out.seek(offset)
             out.write(data)
-    return start.slots[0]
+    return start.first
 
 
 def make_esp(root: Path) -> Path:

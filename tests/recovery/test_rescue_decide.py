@@ -10,6 +10,7 @@ import pytest
 from recovery.rescue.decide import (
     MOST_STARTS,
     Diagnosis,
+    FollowLoader,
     Reinstall,
     Repair,
     RepairBoot,
@@ -51,6 +52,9 @@ FINE = Diagnosis(
         (replace(FINE, state="damaged"), RepairState()),
         (replace(FINE, state="damaged", tried=frozenset({"state"})), Start("a")),
         (replace(FINE, state="lost", boot="lost"), Start("a")),
+        (replace(FINE, behind=True), FollowLoader()),
+        (replace(FINE, behind=True, state="damaged"), RepairState()),
+        (replace(FINE, behind=True, tried=frozenset({"record"})), Start("a")),
         (replace(FINE, tried=frozenset({"start-a"})), Start("b")),
         (replace(FINE, action="erase", person=True, boot="damaged"), Reset("erase")),
         (replace(FINE, rescued=2, tried=frozenset({"reinstall"})), Start("a")),
@@ -84,7 +88,8 @@ def diagnoses() -> Iterator[Diagnosis]:
     visits = tuple(product(actions, (False, True), range(MOST_STARTS + 1)))
     disks = tuple(product(conditions, conditions, slots, slots, firsts))
     for (action, person, rescued), (boot, state, a, b, first) in product(visits, disks):
-        yield Diagnosis(action, person, rescued, boot, state, a, b, first)
+        for behind in (False, True):
+            yield Diagnosis(action, person, rescued, boot, state, a, b, first, frozenset(), behind)
 
 
 def after(found: Diagnosis, repair: Repair) -> Iterator[Diagnosis | None]:
@@ -108,6 +113,9 @@ def after(found: Diagnosis, repair: Repair) -> Iterator[Diagnosis | None]:
     elif isinstance(repair, RepairState):
         for state in ("whole", "damaged"):
             yield replace(found, state=state, tried=found.tried | {"state"})
+    elif isinstance(repair, FollowLoader):
+        for behind in (False, True):
+            yield replace(found, behind=behind, tried=found.tried | {"record"})
     elif isinstance(repair, Start):
         yield None
         yield replace(found, tried=found.tried | {f"start-{repair.slot}"})

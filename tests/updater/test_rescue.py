@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 
@@ -317,9 +318,8 @@ def test_a_trial_that_waits_is_taken_back_before_another_version_is_installed(
     assert device.starts.load().rescued == 0
 
 
-def test_what_the_loader_has_committed_is_not_overwritten(device: RescueDevice) -> None:
-    """The model check found it: the power was cut between the loader's commit and the record's,
-    and the slot that the record still calls the other one holds what is committed."""
+def commit_for_the_loader_only(device: RescueDevice) -> BuiltImage:
+    """Version 2.0 in slot b is committed, and the power is cut before the record says so."""
     tried = second_image(device)
     device.fill("b", tried)
     device.store.generations.write(
@@ -330,6 +330,29 @@ def test_what_the_loader_has_committed_is_not_overwritten(device: RescueDevice) 
     device.store.save(StateRecord(next_generation=3, committed=1, trial=trial))
     device.control.set_active("b", 3)
     device.control.mark_successful("b")
+    return tried
+
+
+def test_what_the_loader_has_committed_is_started_though_its_record_says_a_trial(
+    device: RescueDevice,
+) -> None:
+    """The model check found it: the other slot had rotted, and rescue took the attempts of the
+    trial for a failure."""
+    commit_for_the_loader_only(device)
+    device.rot_all("a")
+    shutil.rmtree(device.publisher.repository)
+    course = device.enter(asked())
+    assert course.site.diagnose().behind
+    assert course.by_itself() is None
+    assert device.control.active_slot() == "b"
+    record = device.store.load()
+    assert (record.committed, record.trial) == (2, None)
+
+
+def test_what_the_loader_has_committed_is_not_overwritten(device: RescueDevice) -> None:
+    """The model check found it: the power was cut between the loader's commit and the record's,
+    and the slot that the record still calls the other one holds what is committed."""
+    tried = commit_for_the_loader_only(device)
     newer = second_image(device, "3.0")
     restarts(device, replace(asked(), rescued=2))
     record = device.store.load()
