@@ -128,9 +128,7 @@ def _another_attempt(record: StateRecord, trial: Trial, boot_id: str, now: int) 
     A refusal is written as this attempt's verdict, so that it holds even if
     early boot cannot reach the loader's record and userspace has to act on it.
     """
-    give_up = verdict_of(trial)
-    if not passed(trial):  # Else the loader may have committed it, in its last try.
-        give_up = give_up or _over_tried(trial, len(trial.attempts) + 1)
+    give_up = refusal(trial)
     stage: Stage = "health" if give_up else "early"
     attempt = Attempt(boot_id=boot_id, stage=stage, detail=give_up, time=now)
     attempts = (*trial.attempts, attempt)[-(trial.tries + 1) :]
@@ -138,6 +136,14 @@ def _another_attempt(record: StateRecord, trial: Trial, boot_id: str, now: int) 
         attempts = (trial.attempts[0], *attempts[1:])  # That it passed is not forgotten.
     record = replace(record, trial=replace(trial, attempts=attempts))
     return Choice(trial.generation, known=True, trial=True, record=record, give_up=give_up)
+
+
+def refusal(trial: Trial) -> str:
+    """Why the trial may not be started once more, or ""."""
+    failure = verdict_of(trial)
+    if failure or passed(trial):  # The loader may have committed it, in its last try.
+        return failure
+    return _over_tried(trial, len(trial.attempts) + 1)
 
 
 def _over_tried(trial: Trial, starts: int) -> str:

@@ -14,7 +14,7 @@ from evidence.model.boot import POLICY, Boot
 from evidence.model.device import Board, Device, Place, Wish, root_hash
 from evidence.model.records import Verb, changed, known, lost
 from recovery import plan
-from recovery.decide import REPAIRS, DropTrial, View, Waiting, assess
+from recovery.decide import REPAIRS, DropTrial, View, Waiting, assess, refusal
 from recovery.generations import Generation
 from recovery.rescue import decide
 from recovery.rescue.settle import FOLLOWS
@@ -138,7 +138,7 @@ class Visit:
         if trial is None or not any(g.number == trial.generation for g in known):
             return ""
         used = self.device.loader(self.board).of(slot).tries_left == 0
-        return "failed its trial" if trial.attempts or used else ""
+        return "failed its trial" if refusal(trial) or used else ""
 
     def committed(self) -> Generation | None:
         """The committed generation."""

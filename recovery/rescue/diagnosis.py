@@ -10,6 +10,7 @@ from pathlib import Path
 from recovery.artifacts.check import KINDS
 from recovery.boot import boot_id
 from recovery.bootcontrol.open import BOOT_DIRECTORY, open_in_rescue
+from recovery.decide import refusal
 from recovery.device import DeviceConfig
 from recovery.errors import OrbitalError, RefusedError
 from recovery.partitions import find_partition
@@ -212,7 +213,7 @@ class Site:
                 return f"version {generation.version} is quarantined: {quarantine.reason}"
         trial = record.trial
         mine = trial is not None and any(item.number == trial.generation for item in known)
-        if trial is not None and mine and (trial.attempts or self._exhausted(content.slot)):
+        if trial is not None and mine and (refusal(trial) or self._exhausted(content.slot)):
             return f"generation {trial.generation} failed its trial"
         return ""
 
