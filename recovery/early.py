@@ -63,6 +63,7 @@ def start(root: Path) -> None:
         if not os.path.ismount(root / name):
             mounts.mount(kind, root / name, kind, mounts.NOSUID)
     image = running_image(root)
+    take_loads_back(root)
     notes: list[str] = []
     if mount_state(root, notes):
         try:
@@ -81,6 +82,23 @@ def start(root: Path) -> None:
     # Committed: stay reachable without a memory rather than not at all.
     mounts.mount("tmpfs", root / "state", "tmpfs", mounts.NOSUID | mounts.NODEV, "mode=0755")
     run(image, root, notes, volatile=True)
+
+
+def take_loads_back(root: Path) -> None:
+    """On boards with systemd-boot: the firmware has counted this start, and it has come so far."""
+    from recovery.efivars import DIRECTORY
+
+    folder = root / DIRECTORY
+    if not folder.is_dir():
+        return
+    from recovery.bootcontrol.loads import take_back
+
+    try:
+        if not os.path.ismount(folder):
+            mounts.mount("efivarfs", folder, "efivarfs", mounts.NOSUID | mounts.NODEV)
+    except OSError as error:
+        say(f"cannot read the firmware's variables: {error.strerror}")
+    take_back(root)
 
 
 def run(image: RunningImage, root: Path, notes: list[str], *, volatile: bool) -> None:

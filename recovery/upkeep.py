@@ -27,9 +27,10 @@ def keep_up(
     if volatile:
         return
     if config.boot_control == "systemd-boot":
-        from recovery.bootcontrol import firmware_options
+        from recovery.bootcontrol import firmware_options, loads
 
         firmware_options.ensure(config, root)
+        loads.ensure(config, root)
     # Early boot put them aside, and this start was healthy without them.
     with suppress(OSError):
         for name in remove_damaged(state):

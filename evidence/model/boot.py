@@ -61,7 +61,8 @@ def initramfs(
     """consult_starts and fail in imager/initramfs/init: the records written, in order, and
     whether it restarts for the rescue system."""
     written: list[Wish] = [wish]
-    wish = replace(wish, loads=0)
+    if board.kind != "systemd-boot":
+        wish = replace(wish, loads=0)  # Of systemd-boot early boot takes them back.
     if (wish.rescue or wish.action) and wish.asked < MOST_ASKED:
         return (*written, *_asked(board, wish)), True
     if wish.rescue or wish.action:

@@ -39,6 +39,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from evidence.model.boot import POLICY
 from evidence.model.check import Findings, check_rest, check_states
 from evidence.model.device import Board
 from evidence.model.explore import Explored, Limits, explore
@@ -95,7 +96,11 @@ def check(scope: Scope) -> tuple[Explored, Findings]:
         scope.rescue,
         returns=scope.returns,
         most_starts=scope.starts,
-        most_loads=min(scope.starts - 1, MOST_LOADS),
+        # systemd-boot's driver counts tries, too (recovery/bootcontrol/loads.py).
+        most_loads=min(
+            max(scope.starts - 1, POLICY.tries + 1 if scope.kind == "systemd-boot" else 0),
+            MOST_LOADS,
+        ),
     )
     explored = explore(board, Limits(damage=scope.damage), most=scope.states)
     print(

@@ -30,17 +30,18 @@ class Change:
     """A change of the start record, to each of what `results` says; to nothing where the start
     takes another way.
 
-    loader: what the loader's script counts. slot, opens: what is started, and whether the
-    initramfs can open it. repair: rescue may be asked for, since the state partition cannot be
-    used. volatile: it cannot be used. stage: how far the start comes; before "healthy" nothing
-    was noted. by_hand: then a person asks for rescue. powered: a wish of the firmware is still
-    there, besides that the power may be cut.
+    loader: what the loader's script or driver counts. slot, opens, early: what is started,
+    whether the initramfs can open it, and whether it reaches early boot. repair: rescue may be
+    asked for, since the state partition cannot be used. volatile: it cannot be used. stage: how
+    far the start comes; before "healthy" nothing was noted. by_hand: then a person asks for
+    rescue. powered: a wish of the firmware is still there, besides that the power may be cut.
     """
 
     stage: Stage = "loaded"
-    loader: Literal["", "asked", "loads"] = ""
+    loader: Literal["", "asked", "loads", "overdue"] = ""
     slot: Slot = "a"
     opens: bool = True
+    early: bool = True
     repair: bool = False
     volatile: bool = False
     by_hand: bool = False
@@ -52,7 +53,7 @@ class Change:
 
     @cached_property
     def _hash(self) -> int:
-        told = (self.repair, self.volatile, self.by_hand, self.powered)
+        told = (self.early, self.repair, self.volatile, self.by_hand, self.powered)
         return hash((self.stage, self.loader, self.slot, self.opens, told))
 
     def results(self, board: Board, wish: Wish) -> tuple[Wish, ...]:
@@ -64,6 +65,10 @@ class Change:
             wish = replace(wish, asked=wish.asked + 1)
         elif self.loader == "loads":
             wish = replace(wish, loads=min(wish.loads + 1, board.most_loads))
+        elif self.loader == "overdue":
+            # The wish; then the count begins again; systemd-boot takes the wish as it reads it.
+            asked = replace(wish, one_shot=True)
+            return asked, replace(asked, loads=0), replace(wish, one_shot=False, loads=0)
         if self.stage == "loaded":
             return (wish,)
         written: tuple[Wish, ...] = (wish,)
@@ -75,6 +80,8 @@ class Change:
         if self.stage == "asking":
             return written[-1:] if asks else ()
         counted = written[-1]
+        if self.early:
+            counted = replace(counted, loads=0)
         # ask_for_rescue in recovery.early, once.
         repairs = self.repair and not counted.rescued and not counted.asked
         if asks or repairs != (self.stage == "state"):

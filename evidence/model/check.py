@@ -174,12 +174,11 @@ def judged_circle(board: Board, device: Device, world: World, *, early: bool) ->
 
     early: some of these starts end before the initramfs.
     """
-    scripted = board.kind in ("grub", "u-boot")
     if board.rescue:
-        if early and not scripted:
+        if early and board.kind == "tryboot":
             return "never comes to rest: a kernel ends before the initramfs counts its start"
         if (
-            not scripted
+            board.kind in ("systemd-boot", "tryboot")
             and not board.returns
             and any(p.artifact == "refused" for p in device.slots)
         ):

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from evidence.model.boot import (
     BEHAVIOURS,
@@ -207,18 +208,21 @@ class Model:
         device, load = self.devices[number], self.load(number, choice)
         started, at = load.started, load.off
         cuts = [(Change(), cut) for cut in load.cuts]
+        loads: Literal["", "loads"] = "loads" if started.loads else ""
         if started.what not in SLOTS:
-            return Course("nothing", tuple(cuts), ((Change(), at, "reset"),))
+            counted = Change(loader=loads)
+            return Course("nothing", (*cuts, (counted, at)), ((counted, at, "reset"),))
         slot: Slot = started.what
         behaviour = possible(device, slot, untouched=untouched)
         change = Change(
-            loader="loads" if started.uncounted else "",
+            loader=loads,
             slot=slot,
             opens=behaviour != "mount",
+            early=behaviour not in ("mount", "early"),
             volatile=not device.state,
             repair=self.asks_for_state(started, device, behaviour),
         )
-        if started.uncounted:
+        if started.loads:
             cuts.append((change, at))
         if behaviour == "kernel":
             return Course(slot, tuple(cuts), ((change, at, "reset"),))
@@ -268,6 +272,8 @@ class Model:
         found = [(Change(), cut) for cut in load.cuts]
         if choice[0] and self.board.kind in ("grub", "u-boot"):
             found.append((Change(loader="asked"), load.off))
+        if self.board.kind == "systemd-boot":
+            found.append((Change(loader="overdue" if choice[1] else "loads"), load.off))
         return tuple(found)
 
     def successors(self, number: int, wishes: int) -> Iterator[tuple[int, int, int]]:

@@ -27,28 +27,32 @@ _ACTIVATION = re.compile(rb"^version ([0-9]+)$", re.MULTILINE)
 class Started:
     """what: a slot, "rescue", or nothing that runs until somebody resets. device: as it then is.
     cuts: what a cut while the loader wrote would have left. is_try: the firmware says so.
-    uncounted: the script of GRUB or U-Boot started a slot that takes no try."""
+    loads: this start is counted among those that may not reach early boot."""
 
     what: Slot | Literal["rescue", "nothing"]
     device: Device
     cuts: tuple[Device, ...] = ()
     is_try: bool = False
-    uncounted: bool = False
+    loads: bool = False
 
 
 def start(board: Board, device: Device, *, asked: bool, overdue: bool) -> Started:
-    """What runs next. asked, overdue: what the loader sees in the start record (below)."""
+    """What runs next. asked, overdue: what is seen in the start record (below)."""
     if asked:
         return Started("rescue", _unasked(device))
+    if overdue and board.kind == "systemd-boot":
+        # The driver asks before the loader takes a try.
+        return Started("rescue", device)
     found = without_wish(board, device)
-    if found.uncounted and overdue:
-        return replace(found, what="rescue", uncounted=False)
+    if found.loads and overdue:
+        return replace(found, what="rescue", loads=False)
     return found
 
 
 def overdue(board: Board, wish: Wish) -> bool:
-    """GRUB's and U-Boot's scripts: no slot has reached its initramfs for so many starts."""
-    return board.rescue and board.kind in ("grub", "u-boot") and wish.loads >= board.most_loads
+    """GRUB's and U-Boot's scripts: no slot has reached its initramfs for so many starts. With
+    systemd-boot the driver (imager/firmware/efi/loads.c): nothing has reached early boot."""
+    return board.rescue and board.kind != "tryboot" and wish.loads >= board.most_loads
 
 
 def wished(board: Board, wish: Wish) -> bool:
@@ -102,9 +106,8 @@ def _systemd_boot(board: Board, device: Device) -> Started:
         for files in found
     ]
     after = devices[-1]
-    if _loads(device, slot):
-        return Started(slot, after, tuple(devices[:-1]))
-    return Started(_fallback(board), after, tuple(devices[:-1]))
+    what: Slot | Literal["rescue", "nothing"] = slot if _loads(device, slot) else _fallback(board)
+    return Started(what, after, tuple(devices[:-1]), loads=board.rescue and what != "rescue")
 
 
 def _scripted(board: Board, device: Device) -> Started:
@@ -128,7 +131,7 @@ def _scripted(board: Board, device: Device) -> Started:
     # A rescue system always loads here, so that `last` is not reached.
     for slot in found.slots if rescue else (*found.slots, *found.last):
         if _loads(device, slot):
-            return Started(slot, after, tuple(cuts), uncounted=rescue and not found.writes)
+            return Started(slot, after, tuple(cuts), loads=rescue and not found.writes)
     return Started("rescue" if rescue else "nothing", after, tuple(cuts))
 
 

@@ -1,7 +1,7 @@
-"""The EFI driver that arms the watchdog before the kernel: compiled and signed.
+"""EFI drivers: the one that arms the watchdog before the kernel, the one that counts starts.
 
 systemd-boot starts signed drivers from /EFI/systemd/drivers/; `systemd_boot`
-says under which name.
+says under which names. Each is compiled from one file of `efi/`.
 """
 
 from __future__ import annotations
@@ -15,24 +15,14 @@ from imager.tools import Tools
 from manifests.board import Architecture, Watchdog
 from recovery.errors import ManifestError
 
+DRIVERS = ("watchdog", "loads")
 # Kernel module of the watchdog -> source of the EFI driver that arms the same hardware.
-DRIVERS = {"i6300esb": "i6300esb.c"}
-_TARGETS: dict[Architecture, str] = {
+WATCHDOGS = {"i6300esb": "i6300esb.c"}
+TARGETS: dict[Architecture, str] = {
     "x86_64": "x86_64-unknown-windows",
     "aarch64": "aarch64-unknown-windows",
 }
-
-
-def driver_source(watchdog: Watchdog) -> bytes:
-    """The C source for the board's watchdog. Raises ManifestError when there is none."""
-    name = DRIVERS.get(watchdog.driver)
-    if name is None:
-        raise ManifestError(
-            f"cannot arm the watchdog {watchdog.driver} in the firmware: no EFI driver for it",
-            details=f"there are drivers for: {', '.join(sorted(DRIVERS))}",
-            resolution="set watchdog.boot_stage: none, or write imager/firmware/watchdog/NAME.c",
-        )
-    return resources.files("imager.firmware").joinpath("watchdog", name).read_bytes()
+_HEADER = "efi.h"
 
 
 def build_watchdog_driver(
@@ -47,33 +37,53 @@ def build_watchdog_driver(
     Raises ManifestError when the board's watchdog or architecture has no
     driver, ToolError when compiling or signing fails.
     """
-    source = driver_source(watchdog)
-    target = _target(architecture)
-    with tempfile.TemporaryDirectory(prefix="orbital-driver.") as directory:
-        # Fixed relative names: no path of this machine gets into the object.
-        Path(directory, "driver.c").write_bytes(source)
-        where = Path(directory)
-        tools.run(
-            "clang", f"--target={target}", "-std=c11", "-Os", "-Wall", "-Wextra", "-Werror",
-            "-ffreestanding", "-fshort-wchar", "-mno-stack-arg-probe", "-fno-stack-protector",
-            f"-DTIMEOUT_SECONDS={watchdog.timeout_seconds}",
-            "-c", "driver.c", "-o", "driver.o",
-            cwd=where,
-        )  # fmt: skip
-        # /Brepro: a digest in place of the time stamp.
-        tools.run(
-            "lld-link", "/subsystem:efi_boot_service_driver", "/entry:efi_main", "/nodefaultlib",
-            "/Brepro", "/out:driver.efi", "driver.o",
-            cwd=where,
-        )  # fmt: skip
-        signer.sign(where / "driver.efi", output)
-
-
-def _target(architecture: Architecture) -> str:
-    if architecture not in _TARGETS:
+    name = WATCHDOGS.get(watchdog.driver)
+    if name is None:
+        raise ManifestError(
+            f"cannot arm the watchdog {watchdog.driver} in the firmware: no EFI driver for it",
+            details=f"there are drivers for: {', '.join(sorted(WATCHDOGS))}",
+            resolution="set watchdog.boot_stage: none, or write imager/firmware/efi/NAME.c",
+        )
+    if architecture not in TARGETS:
         raise ManifestError(
             f"cannot build an EFI driver for {architecture}",
-            details=f"possible: {', '.join(sorted(_TARGETS))}",
+            details=f"possible: {', '.join(sorted(TARGETS))}",
             resolution="set watchdog.boot_stage: none",
         )
-    return _TARGETS[architecture]
+    timeout = f"-DTIMEOUT_SECONDS={watchdog.timeout_seconds}"
+    with tempfile.TemporaryDirectory(prefix="orbital-driver.") as directory:
+        signer.sign(_linked(name, (timeout,), architecture, tools, Path(directory)), output)
+
+
+def build_loads_driver(
+    architecture: Architecture, signer: PeSigner, output: Path, tools: Tools
+) -> None:
+    """The driver of `recovery.bootcontrol.loads`, for an architecture of `TARGETS`.
+
+    Raises ToolError.
+    """
+    with tempfile.TemporaryDirectory(prefix="orbital-driver.") as directory:
+        signer.sign(_linked("loads.c", (), architecture, tools, Path(directory)), output)
+
+
+def _linked(
+    name: str, definitions: tuple[str, ...], architecture: Architecture, tools: Tools, where: Path
+) -> Path:
+    """The driver, compiled in that folder and not signed."""
+    sources = resources.files("imager.firmware").joinpath("efi")
+    # Fixed relative names: no path of this machine gets into the object.
+    (where / "driver.c").write_bytes(sources.joinpath(name).read_bytes())
+    (where / _HEADER).write_bytes(sources.joinpath(_HEADER).read_bytes())
+    tools.run(
+        "clang", f"--target={TARGETS[architecture]}", "-std=c11", "-Os", "-Wall", "-Wextra",
+        "-Werror", "-ffreestanding", "-fshort-wchar", "-mno-stack-arg-probe",
+        "-fno-stack-protector", *definitions, "-c", "driver.c", "-o", "driver.o",
+        cwd=where,
+    )  # fmt: skip
+    # /Brepro: a digest in place of the time stamp.
+    tools.run(
+        "lld-link", "/subsystem:efi_boot_service_driver", "/entry:efi_main", "/nodefaultlib",
+        "/Brepro", "/out:driver.efi", "driver.o",
+        cwd=where,
+    )  # fmt: skip
+    return where / "driver.efi"

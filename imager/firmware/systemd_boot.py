@@ -26,9 +26,9 @@ def loader_source(architecture: str) -> str:
     return f"usr/lib/systemd/boot/efi/systemd-boot{EFI_SUFFIXES[architecture]}.efi"
 
 
-def driver_path(architecture: str) -> str:
-    """Where systemd-boot finds the watchdog driver on the ESP."""
-    return f"EFI/systemd/drivers/orbital-watchdog{EFI_SUFFIXES[architecture]}.efi"
+def driver_path(name: str, architecture: str) -> str:
+    """Where systemd-boot finds the driver of that name on the ESP."""
+    return f"EFI/systemd/drivers/orbital-{name}{EFI_SUFFIXES[architecture]}.efi"
 
 
 def rescue_entry(path: str) -> str:

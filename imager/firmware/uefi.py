@@ -8,7 +8,7 @@ from pathlib import Path
 from imager import bzimage, signing
 from imager.cache import Input
 from imager.firmware import efi_driver, systemd_boot, uki
-from imager.firmware.efi_driver import build_watchdog_driver
+from imager.firmware.efi_driver import DRIVERS, build_loads_driver, build_watchdog_driver
 from imager.firmware.fat import make_fat
 from imager.firmware.kind import Factory, Ingredients, check_rescue
 from imager.firmware.systemd_boot import (
@@ -66,22 +66,26 @@ class Uefi:
         return {
             "architecture": board.architecture,
             "watchdog": repr(board.watchdog),
+            "rescue": repr(board.rescue_partition),
             "signer": signer.identity,
             "code": [
                 code,
-                code.parent / "watchdog",
+                code.parent / "efi",
                 Path(str(signing.__file__)),
                 Path(str(systemd_boot.__file__)),
             ],
         }
 
     def build_loader(self, board: Board, directory: Path, signer: PeSigner, tools: Tools) -> None:
-        """loader.efi and, if the board arms a watchdog, watchdog.efi; signed."""
+        """loader.efi and drivers, signed: watchdog.efi if the board arms one, loads.efi if rescue
+        is there to be started by it."""
         signer.sign(tools.file(loader_source(board.architecture)), directory / "loader.efi")
         if board.watchdog and board.watchdog.boot_stage == "efi-driver":
             build_watchdog_driver(
                 board.watchdog, board.architecture, signer, directory / "watchdog.efi", tools
             )
+        if board.rescue_partition and board.architecture in efi_driver.TARGETS:
+            build_loads_driver(board.architecture, signer, directory / "loads.efi", tools)
 
     def room_for_artifact(self, board: Board, loader: int) -> int:
         """One artifact a slot, and a third while an update stages its own."""
@@ -114,7 +118,7 @@ class Uefi:
         make_fat(output, part.size, files, tools, name="RESCUE", built=built)
 
     def boot_partitions(self, factory: Factory, tools: Tools) -> Mapping[str, Path]:
-        """The ESP: loader, watchdog driver, artifact and entry of slot a."""
+        """The ESP: loader, drivers, artifact and entry of slot a."""
         board = factory.board
         files: dict[str, Path | bytes] = {
             **_loader_files(board, factory.loader),
@@ -141,6 +145,7 @@ def _loader_files(board: Board, loader: Path) -> dict[str, Path | bytes]:
         "loader/entries.srel": b"type1\n",
         LOADER_PATHS[board.architecture]: loader / "loader.efi",
     }
-    if (loader / "watchdog.efi").exists():
-        files[driver_path(board.architecture)] = loader / "watchdog.efi"
+    for name in DRIVERS:
+        if (loader / f"{name}.efi").exists():
+            files[driver_path(name, board.architecture)] = loader / f"{name}.efi"
     return files

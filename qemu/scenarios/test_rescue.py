@@ -20,6 +20,7 @@ from qemu.scenarios.rescuing import (
     SECRET,
     Bench,
 )
+from recovery.bootcontrol.loads import limit
 from recovery.starts import MOST_UNFINISHED, Starts
 
 pytestmark = pytest.mark.boot
@@ -127,13 +128,34 @@ def test_a_committed_slot_that_the_loader_cannot_start_leads_to_rescue(
 
 
 @pytest.mark.campaign
+@uefi
+def test_a_committed_kernel_that_never_reaches_early_boot_leads_to_rescue(
+    bench: Make, tmp_path: Path
+) -> None:
+    """Rot in a part of the artifact that no loader looks at: the kernel panics at every start."""
+    dying = bench(settled=True)
+    artifact = tmp_path / "a.efi"
+    dying.change_esp("mcopy", "::/EFI/orbital/a.efi", artifact)
+    data = artifact.read_bytes()
+    at = data.index(b"070701")  # The first header of the initramfs.
+    artifact.write_bytes(data[:at] + b"noise!" + data[at + 6 :])
+    dying.change_esp("mcopy", "-o", artifact, "::/EFI/orbital/a.efi")
+    dying.machine.start()
+    dying.wait_entered("starts in a row did not reach early boot")
+    tries = dying.station.lab.product.manifest.trial.tries
+    assert dying.machine.console.text.count("Kernel panic") == limit(tries)
+    status = dying.back().status()
+    assert (status["slot"], status["version"]) == ("a", dying.station.lab.version)
+
+
+@pytest.mark.campaign
 @every_board
 def test_starts_that_never_become_healthy_lead_to_rescue(bench: Make) -> None:
     """The power fails in each. Rescue finds the device whole, and lets it start again."""
     impatient = bench(settled=True)
     for _ in range(MOST_UNFINISHED):
         impatient.machine.start()
-        impatient.machine.wait_console("orbital: initramfs: slot a .* opened", RESCUE_SECONDS)
+        impatient.machine.wait_console("orbital: generation [0-9]+, version", RESCUE_SECONDS)
         assert impatient.machine.console.search(ENTERED) is None
         impatient.machine.kill()
     impatient.machine.start()

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from recovery import codec
+from recovery.bootcontrol import loads
 from recovery.device import DeviceConfig
 from recovery.errors import OrbitalError
 from recovery.starts import MOST_LOADS, Action, Starts, open_starts
@@ -48,10 +49,14 @@ def begin(config: DeviceConfig, root: Path = Path("/")) -> Visit:
     with suppress(OrbitalError):
         file = open_starts(config, root)
     record = file.load() if file is not None else Starts()
+    by_firmware = loads.take_back(root)
+    # ↓ Power cut: rescue is not asked for again before the slots have had as many starts.
     why = record.reason
+    # Without a reason it would look like a button, and wait for a person.
     if not why and record.loads >= MOST_LOADS:
-        # Else it would look like a button, and wait for a person.
         why = f"{record.loads} starts of a slot in a row did not reach its initramfs"
+    if not why and by_firmware is not None and by_firmware.count == loads.ASKED:
+        why = f"{by_firmware.limit} starts in a row did not reach early boot"
     visit = Visit(record.action, why, record.by_person, record.rescued, record.starts)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(codec.encode(visit))

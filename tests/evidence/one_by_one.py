@@ -31,11 +31,20 @@ def successors(model: Model, number: int, wish: Wish) -> set[Pair]:
     for cut in load.cuts:
         found.add((cut, unpowered(board, wish)))
     if what == "nothing":
+        if load.started.loads:
+            wish = replace(wish, loads=min(wish.loads + 1, board.most_loads))
         found.update(_both(model, load.off, wish))
     elif what == "rescue":
-        if board.kind in ("grub", "u-boot") and model.wishes.choice(wish)[0]:
+        asked, overdue = model.wishes.choice(wish)
+        if board.kind in ("grub", "u-boot") and asked:
             wish = replace(wish, asked=wish.asked + 1)
             found.add((load.off, wish))
+        if board.kind == "systemd-boot" and overdue:
+            found.add((load.off, replace(wish, one_shot=True)))
+            found.add((load.off, replace(wish, one_shot=True, loads=0)))
+            found.add((load.off, replace(wish, one_shot=False, loads=0)))
+        elif board.kind == "systemd-boot":
+            found.add((load.off, replace(wish, loads=wish.loads + 1)))
         for network in (True, False):
             for after, written in model.visit(load.off, wish, network).passed:
                 found.add((after, model.wishes.all[written]))
@@ -59,7 +68,7 @@ def _slot(
     slot = started.what
     assert slot in SLOTS
     behaviour = possible(device, slot, untouched=untouched)
-    if started.uncounted:
+    if started.loads:
         wish = replace(wish, loads=min(wish.loads + 1, board.most_loads))
         yield load.off, unpowered(board, wish)
     if behaviour == "kernel":
@@ -74,6 +83,8 @@ def _slot(
         if asks:
             yield from _both(model, load.rebooted, counted)
             return
+        if behaviour not in ("mount", "early"):
+            counted = replace(counted, loads=0)
     if _asks_for_state(model, device, load, behaviour) and not (counted.rescued or counted.asked):
         asked = replace(counted, rescue=True)
         yield load.off, unpowered(board, asked)

@@ -1,8 +1,8 @@
-"""OVMF itself: where it goes when the loader cannot start the slot, with the option that we write.
+"""OVMF itself: where it goes when the loader cannot start the slot, or the slot does not come far.
 
 The slot and the rescue system are programs of a few lines that say who they are and switch
-off. The loader is systemd-boot, the disk's layout the board's, the variables are read and
-written as the device does (recovery.bootcontrol.firmware_options).
+off. Loader and drivers are those of the board, as is the disk's layout; the variables are read
+and written as the device does (recovery.bootcontrol.firmware_options, loads).
 """
 
 from __future__ import annotations
@@ -14,9 +14,17 @@ from typing import NamedTuple
 
 import pytest
 
+from imager.firmware.efi_driver import build_loads_driver
 from imager.firmware.fat import make_fat
-from imager.firmware.systemd_boot import LOADER_CONF, LOADER_PATHS, loader_source, rescue_entry
+from imager.firmware.systemd_boot import (
+    LOADER_CONF,
+    LOADER_PATHS,
+    driver_path,
+    loader_source,
+    rescue_entry,
+)
 from imager.layout import DiskLayout, plan_layout, sfdisk_script
+from imager.signing import load_pe_signer
 from imager.tools import Tools
 from manifests.catalogue import find, load_board
 from qemu.gpt import read_partitions
@@ -29,6 +37,7 @@ from recovery.bootcontrol.firmware_options import (
     plan,
     rescue_option,
 )
+from recovery.bootcontrol.loads import ASKED, VARIABLE, Loads, decode, encode
 from recovery.bootcontrol.systemd_boot import entry_name, entry_text
 from recovery.efivars import GLOBAL
 from recovery.gpt import parse_entry
@@ -61,6 +70,7 @@ class Bench(NamedTuple):
     variables: Path
     layout: DiskLayout
     tools: Tools
+    loads: Path
 
     def put(self, label: str, files: dict[str, Path | bytes]) -> None:
         """A FAT with these files in the partition."""
@@ -73,11 +83,11 @@ class Bench(NamedTuple):
 
     def put_esp(self, artifact: Path | bytes) -> None:
         """The ESP, with slot a committed."""
-        loader = self.tools.file(loader_source("x86_64"))
         self.put(
             "esp",
             {
-                LOADER: loader,
+                LOADER: self.tools.file(loader_source("x86_64")),
+                driver_path("loads", "x86_64"): self.loads,
                 "loader/loader.conf": LOADER_CONF.encode(),
                 f"loader/entries/{entry_name('a', None)}": entry_text("a", 1).encode(),
                 "EFI/orbital/a.efi": artifact,
@@ -105,13 +115,7 @@ class Bench(NamedTuple):
 
     def known(self) -> tuple[dict[int, bytes], tuple[int, ...]]:
         """The firmware's options and their order, as they are in its store."""
-        out = self.variables.with_suffix(".json")
-        self.tools.run("virt-fw-vars", "--input", self.variables, "--output-json", out)
-        found = {
-            item["name"]: bytes.fromhex(item["data"])
-            for item in json.loads(out.read_text())["variables"]
-            if item["guid"] == GLOBAL
-        }
+        found = self.values(GLOBAL)
         options = {
             int(name[4:], 16): data
             for name, data in found.items()
@@ -119,12 +123,22 @@ class Bench(NamedTuple):
         }
         return options, decode_order(found.get("BootOrder", b""))
 
-    def write(self, writes: tuple[Write, ...]) -> None:
+    def values(self, vendor: str) -> dict[str, bytes]:
+        """The vendor's variables, as they are in the firmware's store."""
+        out = self.variables.with_suffix(".json")
+        self.tools.run("virt-fw-vars", "--input", self.variables, "--output-json", out)
+        return {
+            item["name"]: bytes.fromhex(item["data"])
+            for item in json.loads(out.read_text())["variables"]
+            if item["guid"] == vendor
+        }
+
+    def write(self, writes: tuple[Write, ...], vendor: str = GLOBAL) -> None:
         """Puts variables into the store."""
         document = {
             "version": 2,
             "variables": [
-                {"name": write.name, "guid": GLOBAL, "attr": 7, "data": write.value.hex()}
+                {"name": write.name, "guid": vendor, "attr": 7, "data": write.value.hex()}
                 for write in writes
             ],
         }
@@ -149,7 +163,7 @@ def _program(who: str, directory: Path, tools: Tools) -> Path:
 
 
 @pytest.fixture
-def bench(tools: Tools, tmp_path: Path) -> Bench:
+def bench(tools: Tools, keys: Path, tmp_path: Path) -> Bench:
     board = load_board(find("board", "qemu-x86_64"))
     layout = plan_layout(board)
     disk = tmp_path / "disk"
@@ -159,7 +173,9 @@ def bench(tools: Tools, tmp_path: Path) -> Bench:
     variables = tmp_path / "variables"
     assert board.qemu is not None and board.qemu.firmware_variables is not None
     variables.write_bytes(tools.file(board.qemu.firmware_variables.lstrip("/")).read_bytes())
-    made = Bench(disk, variables, layout, tools)
+    loads_driver = tmp_path / "loads.efi"
+    build_loads_driver("x86_64", load_pe_signer(keys, tools, time=0), loads_driver, tools)
+    made = Bench(disk, variables, layout, tools, loads_driver)
     made.put_esp(_program("slot", tmp_path, tools))
     entry = rescue_entry(LOADER).encode()
     rescue = _program("rescue", tmp_path, tools)
@@ -194,6 +210,34 @@ def test_with_the_option_the_firmware_goes_on_to_rescue_and_keeps_it(bench: Benc
     assert "STARTED rescue" in bench.boot()
     known, order = bench.known()
     assert plan(known, order, order[0], rescue_option(entry, FILES["x86_64"])) == ()
+
+
+def test_starts_that_do_not_come_far_are_counted_and_then_rescue_has_its_turn(
+    bench: Bench,
+) -> None:
+    """The slot's program never gets as far as early boot, which would take the count back."""
+    name, vendor = Path(VARIABLE).name.split("-", 1)
+    assert "STARTED slot" in bench.boot()
+    assert name not in bench.values(vendor), "Linux has not said yet that it takes counts back"
+    bench.write((Write(name, encode(Loads(0, 2))),), vendor)
+    for count in (1, 2):
+        assert "STARTED slot" in bench.boot()
+        assert decode(bench.values(vendor)[name]) == Loads(count, 2)
+    console = bench.boot()
+    assert "STARTED rescue" in console and "too many starts, starting rescue" in console
+    # systemd-boot has taken the wish. Rescue takes the count back; did it not come, then slots
+    # have as many starts again.
+    assert decode(bench.values(vendor)[name]) == Loads(ASKED, 2)
+    assert "STARTED slot" in bench.boot()
+    assert decode(bench.values(vendor)[name]) == Loads(1, 2)
+
+
+@pytest.mark.parametrize("value", [b"\x05", b"\x05\x00"])
+def test_a_count_that_is_none_counts_nothing(bench: Bench, value: bytes) -> None:
+    name, vendor = Path(VARIABLE).name.split("-", 1)
+    bench.write((Write(name, value),), vendor)
+    assert "STARTED slot" in bench.boot()
+    assert bench.values(vendor).get(name, b"") == value
 
 
 def _read(path: Path, offset: int, length: int) -> bytes:

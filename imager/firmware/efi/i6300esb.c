@@ -7,76 +7,12 @@
  * i6300esb driver takes the running watchdog over.
  *
  * Registers: "Intel 6300ESB I/O Controller Hub Datasheet", chapter 16.
- * Interfaces: UEFI Specification 2.10, sections 4.2 to 4.4 and 14.4.
+ * Interfaces: UEFI Specification 2.10, section 14.4.
  *
- * Built without any headers or libraries; see imager/efi_driver.py.
  * TIMEOUT_SECONDS is given by the build (the board's watchdog timeout).
  */
 
-typedef unsigned char uint8;
-typedef unsigned short uint16;
-typedef unsigned int uint32;
-typedef unsigned long long uint64;
-typedef uint64 efi_status;
-typedef void *efi_handle;
-
-#if defined(__x86_64__)
-#define EFIAPI __attribute__((ms_abi))
-#else
-#define EFIAPI
-#endif
-
-#define EFI_ERROR(code) (0x8000000000000000ull | (code))
-#define EFI_ABORTED EFI_ERROR(21)
-#define BY_PROTOCOL 2
-
-struct efi_guid {
-	uint32 a;
-	uint16 b, c;
-	uint8 d[8];
-};
-
-struct efi_table_header {
-	uint64 signature;
-	uint32 revision, header_size, crc32, reserved;
-};
-
-/* EFI_BOOT_SERVICES: only what is called here has a type. */
-struct efi_boot_services {
-	struct efi_table_header header;
-	void *raise_tpl, *restore_tpl;
-	void *allocate_pages, *free_pages, *get_memory_map, *allocate_pool, *free_pool;
-	void *create_event, *set_timer, *wait_for_event, *signal_event, *close_event, *check_event;
-	void *install_protocol, *reinstall_protocol, *uninstall_protocol;
-	efi_status(EFIAPI *handle_protocol)(efi_handle, const struct efi_guid *, void **);
-	void *reserved, *register_protocol_notify, *locate_handle, *locate_device_path;
-	void *install_configuration_table;
-	void *load_image, *start_image, *exit, *unload_image, *exit_boot_services;
-	void *get_next_monotonic_count, *stall, *set_watchdog_timer;
-	void *connect_controller, *disconnect_controller;
-	void *open_protocol, *close_protocol, *open_protocol_information;
-	void *protocols_per_handle;
-	efi_status(EFIAPI *locate_handle_buffer)(uint32 how, const struct efi_guid *, void *key,
-						 uint64 *count, efi_handle **handles);
-};
-
-struct efi_text_output {
-	void *reset;
-	efi_status(EFIAPI *output_string)(struct efi_text_output *, const uint16 *);
-};
-
-struct efi_system_table {
-	struct efi_table_header header;
-	uint16 *firmware_vendor;
-	uint32 firmware_revision;
-	efi_handle console_in_handle;
-	void *console_in;
-	efi_handle console_out_handle;
-	struct efi_text_output *console_out;
-	efi_handle standard_error_handle;
-	void *standard_error, *runtime_services;
-	struct efi_boot_services *boot_services;
-};
+#include "efi.h"
 
 /* EFI_PCI_IO_PROTOCOL. width: 0, 1 or 2 for 8, 16 or 32 bits. */
 struct efi_pci_io {
@@ -181,13 +117,9 @@ efi_status EFIAPI efi_main(efi_handle image, struct efi_system_table *system)
 		if (pci->config_read(pci, WIDTH_32, 0, 1, &id) || id != I6300ESB_ID)
 			continue;
 		if (arm(pci) == 0)
-			system->console_out->output_string(
-				system->console_out,
-				(const uint16 *)L"orbital: firmware: watchdog armed\r\n");
+			say(system, L"orbital: firmware: watchdog armed\r\n");
 		else
-			system->console_out->output_string(
-				system->console_out,
-				(const uint16 *)L"orbital: firmware: watchdog NOT armed\r\n");
+			say(system, L"orbital: firmware: watchdog NOT armed\r\n");
 	}
 	/*
 	 * The work is done and nothing of this driver needs to stay. An error makes
