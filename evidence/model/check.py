@@ -29,7 +29,7 @@ def startable(board: Board, device: Device, slot: Slot) -> bool:
     trial = record.trial
     tried = device.find(trial.generation) if trial is not None else None
     if tried is not None and trial is not None and tried.slot == slot:
-        return known.bootable and not decide.verdict_of(trial)
+        return known.bootable and not decide.refusal(trial)
     return record.quarantine_of(place.version) is None and known.bootable
 
 
