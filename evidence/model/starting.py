@@ -132,7 +132,9 @@ def _scripted(board: Board, device: Device) -> Started:
     for slot in found.slots if rescue else (*found.slots, *found.last):
         if _loads(device, slot):
             return Started(slot, after, tuple(cuts), loads=rescue and not found.writes)
-    return Started("rescue" if rescue else "nothing", after, tuple(cuts))
+    # A slot whose try was counted is alone: that it cannot be loaded is a failed try, and a reset.
+    what: Literal["rescue", "nothing"] = "rescue" if rescue and not found.writes else "nothing"
+    return Started(what, after, tuple(cuts))
 
 
 def _environment(board: Board, kept: Kept) -> bytes:
