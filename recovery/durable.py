@@ -56,12 +56,14 @@ def sync_file(path: Path) -> None:
 
 
 def sync_filesystem(path: Path) -> None:
-    """Makes everything written to the file system that holds path durable."""
+    """Makes everything written to the file system that holds path durable: syncfs(2)."""
+    import ctypes  # Python has no syncfs.
+
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        # Python has no syncfs(2); fsync of the top after sync(2) is stronger.
-        os.sync()
-        os.fsync(fd)
+        if ctypes.CDLL(None, use_errno=True).syncfs(fd) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(path))
     finally:
         os.close(fd)
 

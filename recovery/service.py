@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from recovery import blame, decide, evidence, plan, watch
+from recovery import blame, decide, durable, evidence, plan, watch
 from recovery.audit import Audit
 from recovery.boot import BootReport, load_report, running_record
 from recovery.bootcontrol.open import open_boot_control
@@ -149,6 +149,8 @@ class Agent:
         failed = failed or self.judge_packages()
         if failed:
             return self.leave(failed)
+        # What was found healthy is durable before it counts, the files of its services as well.
+        durable.sync_filesystem(self.store.root)
         self.note("health", "")
         return 0
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from recovery import durable
+from recovery.decide import passed
 from recovery.generations import Earlier, Generation, PackageEntry
 from recovery.packages.host import Activation
 from recovery.packages.model import Package
@@ -100,6 +102,21 @@ def test_healthy_packages_are_committed_with_the_image(machine: Machine) -> None
     assert (committed.version, committed.packages[0].version) == ("2.0", "2.0")
     assert committed.packages[0].state == committed.number == 3
     assert (record.previous, record.undo) == (2, None)
+
+
+def test_what_was_checked_is_durable_before_the_trial_has_passed(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met = []
+
+    def noted(path: Path) -> None:
+        trial = machine.store.load().trial
+        met.append((path, trial is not None and not passed(trial)))
+
+    update(machine)
+    monkeypatch.setattr(durable, "sync_filesystem", noted)
+    assert machine.run()
+    assert met[-1] == (machine.store.root, True)
 
 
 def test_a_package_that_fails_is_reverted_and_the_image_is_committed(machine: Machine) -> None:

@@ -8,7 +8,7 @@ committed generation C has the old set, N the new one:
     → audit "started"          the next change finds no outcome, and writes "interrupted"
     → state.json: change = N   the next boot runs C, whose state layers nobody has touched
       services stop; N is activated, its state layers are copied and migrated;
-      services start and are checked
+      services start and are checked; what they wrote is made durable
     → **state.json: committed = N, undo = C, change = none**
     → history, audit "done"    the next change writes what is missing
 
@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from recovery import durable
 from recovery.change import abandoned, begun, committed
 from recovery.errors import OrbitalError, PackageError
 from recovery.generations import Generation, PackageEntry
@@ -205,6 +206,9 @@ def _try(attempt: _Attempt, wanted: Wanted, reporter: Reporter) -> Outcome:
                     prepare=wanted.prepare,
                     judge=not wanted.contains,
                 )
+                # A cut after the commit point must not bring back less of what the services wrote
+                # than was checked: with a file that is empty then, a package fails for ever.
+                durable.sync_filesystem(store.root)
         except (OrbitalError, OSError, Unhealthy, Interrupted) as error:
             raise _taken_back(attempt, error) from error
         left = tuple(

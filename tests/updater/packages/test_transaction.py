@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from pathlib import Path
 
 import pytest
 
+from recovery import durable
 from recovery.audit import verify
 from recovery.boot import load_report, running_generation
 from recovery.errors import (
@@ -50,6 +52,34 @@ def running(bench: Bench) -> int:
 def audited(bench: Bench) -> list[tuple[str, str, str]]:
     """The audit trail."""
     return [(entry.what, entry.subject, entry.result) for entry in bench.device.audit.entries()]
+
+
+def test_what_was_checked_is_durable_before_it_is_committed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Booted crash states found it: a service's first file was empty, and it failed for ever."""
+    met = []
+
+    def noted(path: Path) -> None:
+        met.append((path, dict(bench.host.running), bench.store.load().change is not None))
+
+    monkeypatch.setattr(durable, "sync_filesystem", noted)
+    bench.install("hello", "1.0")
+    assert met[-1] == (bench.store.root, {"hello": digest_of("hello", "1.0")}, True)
+
+
+def test_a_disk_that_does_not_take_it_brings_the_old_set_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(durable, "sync_filesystem", broken)
+    with pytest.raises(PackageError, match="Input/output error"):
+        bench.install("hello", "1.0")
+    record = bench.store.load()
+    assert (record.committed, record.change) == (1, None)
+    assert bench.host.running == {}
 
 
 def test_an_installed_package_runs_and_is_committed(bench: Bench) -> None:
