@@ -140,16 +140,18 @@ def _another_attempt(record: StateRecord, trial: Trial, boot_id: str, now: int) 
 
 def refusal(trial: Trial) -> str:
     """Why the trial may not be started once more, or ""."""
+    return _failure(trial, len(trial.attempts) + 1)
+
+
+def _failure(trial: Trial, starts: int) -> str:
+    """Why the trial has failed, with so many starts, or "".
+
+    Too many of them: a loader that cannot write. But one that was found healthy may have been
+    committed by the loader in its last try, or have got new tries from rescue.
+    """
     failure = verdict_of(trial)
-    if failure or passed(trial):  # The loader may have committed it, in its last try.
+    if failure or passed(trial) or starts <= trial.tries:
         return failure
-    return _over_tried(trial, len(trial.attempts) + 1)
-
-
-def _over_tried(trial: Trial, starts: int) -> str:
-    """Why there were too many starts, or "". Only a loader that cannot write lets this happen."""
-    if starts <= trial.tries:
-        return ""
     return f"started more often than the {trial.tries} tries that were granted"
 
 
@@ -328,7 +330,7 @@ def _on_trial(view: View, trial: Trial) -> Verdict:
             return FinishCommit(number, "the loader has it committed already")
         # A rollback whose image was started by hand before its trial was armed.
         return DropTrial(number, "interrupted before it was armed")
-    failure = verdict_of(trial) or _over_tried(trial, len(trial.attempts))
+    failure = _failure(trial, len(trial.attempts))
     if failure:
         return give_up(view, failure)
     return RunTrial(number, f"attempt {len(trial.attempts)} of {trial.tries}")

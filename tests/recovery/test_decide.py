@@ -51,6 +51,16 @@ CASES: list[Case] = [
     ("verdict cut", TWO, trial(FAILED), SUCCESSFUL, counting(1), "b", decide.GiveUp, "no route"),
     ("no way back", TWO, trial(FAILED), NO_ENTRY, counting(1), "b", decide.Stranded, "nothing to"),
     (
+        "passed before, rescue gave tries",
+        TWO,
+        trial(PASSED, EARLY, EARLY),
+        SUCCESSFUL,
+        counting(1),
+        "b",
+        decide.RunTrial,
+        "3 of 2",
+    ),
+    (
         "loader does not count",
         TWO,
         trial(EARLY, EARLY, EARLY),
