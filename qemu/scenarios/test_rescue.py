@@ -140,7 +140,8 @@ def test_a_committed_kernel_that_never_reaches_early_boot_leads_to_rescue(
     artifact, damaged = tmp_path / "a.efi", tmp_path / "damaged.efi"
     dying.change_esp("mcopy", "::/EFI/orbital/a.efi", damaged)
     data = damaged.read_bytes()
-    at = data.index(b"070701")  # The first header of the initramfs.
+    # The header of the first program: without it the kernel has none to start.
+    at = data.rindex(b"070701", 0, data.index(b"# First program of every Orbital boot"))
     damaged.write_bytes(data[:at] + b"noise!" + data[at + 6 :])
     load_pe_signer(lab.keys, lab.tools, time=BUILT).sign(damaged, artifact)
     dying.change_esp("mcopy", "-o", artifact, "::/EFI/orbital/a.efi")
