@@ -86,13 +86,14 @@ def start(root: Path) -> None:
 
 def take_loads_back(root: Path) -> None:
     """On boards with systemd-boot: the firmware has counted this start, and it has come so far."""
+    if not (root / "sys/firmware/efi").is_dir():
+        return
+    from recovery.bootcontrol.loads import take_back
     from recovery.efivars import DIRECTORY
 
     folder = root / DIRECTORY
     if not folder.is_dir():
         return
-    from recovery.bootcontrol.loads import take_back
-
     try:
         if not os.path.ismount(folder):
             mounts.mount("efivarfs", folder, "efivarfs", mounts.NOSUID | mounts.NODEV)

@@ -91,16 +91,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def check(scope: Scope) -> tuple[Explored, Findings]:
     """Explores and checks; says on the console what was found."""
     begun = time.process_time()
+    most_loads = scope.starts - 1
+    if scope.kind == "systemd-boot":
+        # Its driver counts tries, too (recovery/bootcontrol/loads.py).
+        most_loads = max(most_loads, POLICY.tries + 1)
     board = Board(
         scope.kind,
         scope.rescue,
         returns=scope.returns,
         most_starts=scope.starts,
-        # systemd-boot's driver counts tries, too (recovery/bootcontrol/loads.py).
-        most_loads=min(
-            max(scope.starts - 1, POLICY.tries + 1 if scope.kind == "systemd-boot" else 0),
-            MOST_LOADS,
-        ),
+        most_loads=min(most_loads, MOST_LOADS),
     )
     explored = explore(board, Limits(damage=scope.damage), most=scope.states)
     print(

@@ -51,8 +51,7 @@ def build_watchdog_driver(
             resolution="set watchdog.boot_stage: none",
         )
     timeout = f"-DTIMEOUT_SECONDS={watchdog.timeout_seconds}"
-    with tempfile.TemporaryDirectory(prefix="orbital-driver.") as directory:
-        signer.sign(_linked(name, (timeout,), architecture, tools, Path(directory)), output)
+    _build(name, architecture, signer, output, tools, definitions=(timeout,))
 
 
 def build_loads_driver(
@@ -62,28 +61,35 @@ def build_loads_driver(
 
     Raises ToolError.
     """
-    with tempfile.TemporaryDirectory(prefix="orbital-driver.") as directory:
-        signer.sign(_linked("loads.c", (), architecture, tools, Path(directory)), output)
+    _build("loads.c", architecture, signer, output, tools)
 
 
-def _linked(
-    name: str, definitions: tuple[str, ...], architecture: Architecture, tools: Tools, where: Path
-) -> Path:
-    """The driver, compiled in that folder and not signed."""
+def _build(
+    name: str,
+    architecture: Architecture,
+    signer: PeSigner,
+    output: Path,
+    tools: Tools,
+    *,
+    definitions: tuple[str, ...] = (),
+) -> None:
+    """Compiles, links and signs one file of `efi/`. definitions: options of the compiler."""
     sources = resources.files("imager.firmware").joinpath("efi")
-    # Fixed relative names: no path of this machine gets into the object.
-    (where / "driver.c").write_bytes(sources.joinpath(name).read_bytes())
-    (where / _HEADER).write_bytes(sources.joinpath(_HEADER).read_bytes())
-    tools.run(
-        "clang", f"--target={TARGETS[architecture]}", "-std=c11", "-Os", "-Wall", "-Wextra",
-        "-Werror", "-ffreestanding", "-fshort-wchar", "-mno-stack-arg-probe",
-        "-fno-stack-protector", *definitions, "-c", "driver.c", "-o", "driver.o",
-        cwd=where,
-    )  # fmt: skip
-    # /Brepro: a digest in place of the time stamp.
-    tools.run(
-        "lld-link", "/subsystem:efi_boot_service_driver", "/entry:efi_main", "/nodefaultlib",
-        "/Brepro", "/out:driver.efi", "driver.o",
-        cwd=where,
-    )  # fmt: skip
-    return where / "driver.efi"
+    with tempfile.TemporaryDirectory(prefix="orbital-driver.") as directory:
+        where = Path(directory)
+        # Fixed relative names: no path of this machine gets into the object.
+        (where / "driver.c").write_bytes(sources.joinpath(name).read_bytes())
+        (where / _HEADER).write_bytes(sources.joinpath(_HEADER).read_bytes())
+        tools.run(
+            "clang", f"--target={TARGETS[architecture]}", "-std=c11", "-Os", "-Wall", "-Wextra",
+            "-Werror", "-ffreestanding", "-fshort-wchar", "-mno-stack-arg-probe",
+            "-fno-stack-protector", *definitions, "-c", "driver.c", "-o", "driver.o",
+            cwd=where,
+        )  # fmt: skip
+        # /Brepro: a digest in place of the time stamp.
+        tools.run(
+            "lld-link", "/subsystem:efi_boot_service_driver", "/entry:efi_main", "/nodefaultlib",
+            "/Brepro", "/out:driver.efi", "driver.o",
+            cwd=where,
+        )  # fmt: skip
+        signer.sign(where / "driver.efi", output)

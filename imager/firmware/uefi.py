@@ -8,7 +8,12 @@ from pathlib import Path
 from imager import bzimage, signing
 from imager.cache import Input
 from imager.firmware import efi_driver, systemd_boot, uki
-from imager.firmware.efi_driver import DRIVERS, build_loads_driver, build_watchdog_driver
+from imager.firmware.efi_driver import (
+    DRIVERS,
+    TARGETS,
+    build_loads_driver,
+    build_watchdog_driver,
+)
 from imager.firmware.fat import make_fat
 from imager.firmware.kind import Factory, Ingredients, check_rescue
 from imager.firmware.systemd_boot import (
@@ -84,7 +89,7 @@ class Uefi:
             build_watchdog_driver(
                 board.watchdog, board.architecture, signer, directory / "watchdog.efi", tools
             )
-        if board.rescue_partition and board.architecture in efi_driver.TARGETS:
+        if board.rescue_partition and board.architecture in TARGETS:
             build_loads_driver(board.architecture, signer, directory / "loads.efi", tools)
 
     def room_for_artifact(self, board: Board, loader: int) -> int:

@@ -79,11 +79,11 @@ def grub(environment: bytes) -> Start:
     counting = valid.index(True)
     variables = _load_env(blocks[counting])
     order = _slots(variables["orbital_order"].split())
-    good = tuple(slot for slot in SLOTS if variables[f"orbital_{slot}_good"] == "1")
+    good = tuple(slot for slot in order if variables[f"orbital_{slot}_good"] == "1")
     for slot in order:
         left = int(variables[f"orbital_{slot}_left"])
         if slot in good:
-            return Start((slot, *good), order)
+            return Start(good, order)
         if left:
             variables[f"orbital_{slot}_left"] = str(left - 1)
             saved = [_save_env(block, variables) for block in blocks]
