@@ -58,8 +58,7 @@ def build_factory_disk(
             reporter.stage("boot partitions")
             for label, image in firmware.boot_partitions(factory, tools).items():
                 _place(image, disk, layout.extent(label).start)
-            rescue = board.rescue_partition
-            if rescue is not None:
+            for rescue in board.rescue_partitions:
                 _place(build / "rescue.img", disk, layout.extent(rescue.label).start)
             _place_boot_sector(firmware.boot_sector(factory), disk)
             reporter.stage("slot a")

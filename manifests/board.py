@@ -278,8 +278,13 @@ class Board(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def rescue_partition(self) -> Partition | None:
-        """The partition with the rescue system, if the board has one."""
+        """The partition with the rescue system, if the board has one; the first, if two."""
         return self._only("rescue")
+
+    @property
+    def rescue_partitions(self) -> tuple[Partition, ...]:
+        """All that hold the rescue system: the same bytes."""
+        return tuple(part for part in self.layout.partitions if part.role == "rescue")
 
     @property
     def boot_slot_labels(self) -> dict[str, str]:

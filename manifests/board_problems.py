@@ -164,7 +164,7 @@ def _role_problems(board: Board) -> Iterator[Problem]:
     rescue = board.rescue_partition is not None
     wanted: dict[Role, int] = {"state": 1, "environment": int(rescue), "esp": 0, "firmware": 0}
     wanted[BOOT_ROLES[board.firmware.kind]] = 1
-    wanted["rescue"] = int(rescue)
+    wanted["rescue"] = int(rescue) * (2 if board.firmware.kind == "raspberry-pi" else 1)
     if board.boot_control in _WITH_ENVIRONMENT:
         wanted["environment"] = 1
     for role, count in wanted.items():
@@ -172,7 +172,7 @@ def _role_problems(board: Board) -> Iterator[Problem]:
         if found != count:
             yield Problem(
                 place,
-                f"{count or 'no'} partition with role {role}"
+                f"{count or 'no'} partition{'s' if count > 1 else ''} with role {role}"
                 f" (firmware {board.firmware.kind}, boot control {board.boot_control}"
                 f"{', with rescue' if rescue else ''})",
                 str(found or "none"),
@@ -188,10 +188,12 @@ def _order_problems(board: Board) -> Iterator[Problem]:
     """Problems of the order of what the Raspberry Pi's firmware starts from.
 
     It reads autoboot.txt from the first partition only, and where that is lost starts the first
-    one that it can: that must be rescue, which knows how to go on.
+    one that it can: that must be rescue, which knows how to go on. When it cannot start a slot's
+    boot partition it goes on to the one behind it, or to the first: rescue again, and never the
+    other slot, which may have failed.
     """
     roles = [part.role for part in board.layout.partitions]
-    order: list[Role] = ["firmware", "rescue", "boot", "boot"]
+    order: list[Role] = ["firmware", "rescue", "boot", "rescue", "boot"]
     wanted = [role for role in order if role in roles]
     found = [role for role in roles if role in order]
     if "firmware" in roles and (roles[0] != "firmware" or found != wanted):

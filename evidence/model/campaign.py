@@ -44,17 +44,15 @@ from evidence.model.check import Findings, check_rest, check_states
 from evidence.model.device import Board
 from evidence.model.explore import Explored, Limits, explore
 from evidence.model.records import KINDS, Kind
-from evidence.report import MORE
 from evidence.result import record
 from recovery.starts import MOST_LOADS, MOST_UNFINISHED
 
-Returns = Literal["", "rescue", "onward"]
-RETURNS: Mapping[Kind, tuple[Returns, ...]] = {
-    "systemd-boot": ("rescue",),
-    "grub": ("",),
-    "u-boot": ("",),
-    # As documented, and as seen (docs/raspberry-pi.md).
-    "tryboot": ("onward", "rescue"),
+Returns = Literal["", "rescue"]
+RETURNS: Mapping[Kind, Returns] = {
+    "systemd-boot": "rescue",
+    "grub": "",
+    "u-boot": "",
+    "tryboot": "rescue",
 }
 """What the firmware may do when it cannot start a slot's artifact (evidence.model.device.Board)."""
 
@@ -134,9 +132,10 @@ def run(arguments: argparse.Namespace) -> int:
         scopes = [Scope(kind, False, 0, arguments.starts, 0)]
         if not arguments.without_rescue:
             scopes += [
-                Scope(kind, True, damage, arguments.starts, damage and arguments.states, returns)
+                Scope(
+                    kind, True, damage, arguments.starts, damage and arguments.states, RETURNS[kind]
+                )
                 for damage in dict.fromkeys((0, arguments.damage))
-                for returns in RETURNS[kind]
             ]
         counts: dict[str, int] = {}
         wrong: list[str] = []
@@ -146,8 +145,6 @@ def run(arguments: argparse.Namespace) -> int:
             name = "with rescue" if scope.rescue else "without rescue"
             if scope.damage:
                 name = f"with rescue and damage ({scope.damage})"
-            if scope.returns != RETURNS[kind][0] and scope.rescue:
-                name += MORE
             if not explored.complete:
                 notes.append(
                     f"{name}: a sample, the states nearest to the factory's, not all of them."

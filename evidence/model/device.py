@@ -30,18 +30,17 @@ class Board:
 
     rescue: there is a rescue system. returns: what the firmware does when systemd-boot comes
     back because an artifact cannot be started, or on a Raspberry Pi, when the partition holds
-    none: nothing; it goes on to the rescue system; or onward, to the partitions behind it and
-    then to the first ones. OVMF goes to rescue, once a healthy boot has written the boot
-    option for it (recovery/bootcontrol/firmware_options.py); by itself it looks at no second
-    partition of a disk that it has started from. The Pi's goes onward by its documentation
-    (PARTITION_WALK), and has been seen to begin with the first one. most_starts: as in
+    none: nothing, or it goes on to the rescue system. OVMF does, once a healthy boot has written
+    the boot option for it (recovery/bootcontrol/firmware_options.py); by itself it looks at no
+    second partition of a disk that it has started from. The Pi's walks over the partitions and
+    meets rescue first, wherever it begins (tests/imager/test_raspberry_pi.py). most_starts: as in
     imager/initramfs/init, or less, but more than a trial has tries, for a smaller model.
     most_loads: as in recovery/starts.py, or less.
     """
 
     kind: Kind
     rescue: bool = True
-    returns: Literal["", "rescue", "onward"] = ""
+    returns: Literal["", "rescue"] = ""
     most_starts: int = starts.MOST_UNFINISHED
     most_loads: int = starts.MOST_LOADS
 

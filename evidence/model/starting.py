@@ -156,8 +156,7 @@ def _tryboot(board: Board, device: Device) -> Started:
     found = loaders.tryboot(data, asked=asked)
     if board.rescue and found.rescue:
         return Started("rescue", device)
-    onward: tuple[Slot, ...] = ("b",) if board.returns == "onward" and found.slots == ("a",) else ()
-    for slot in (*found.slots, *found.last, *onward):
+    for slot in (*found.slots, *found.last):
         if _loads(device, slot):
             return Started(slot, device, is_try=asked)
     return Started(_fallback(board), device)

@@ -129,11 +129,11 @@ def raw_rescue(board: Board, artifact: Path, output: Path) -> None:
 
 
 def check_rescue(board: Board, needed: int) -> None:
-    """Raises ManifestError when the partition rescue has less than needed bytes."""
-    part = board.rescue_partition
-    if part is not None and needed > part.size:
-        raise ManifestError(
-            f"cannot put the rescue system of {needed} bytes into the partition {part.label}"
-            f" of {part.size} bytes",
-            resolution=f'write size "{-(-needed // ALIGNMENT)}MiB" for it in the board file',
-        )
+    """Raises ManifestError when a partition for rescue has less than needed bytes."""
+    for part in board.rescue_partitions:
+        if needed > part.size:
+            raise ManifestError(
+                f"cannot put the rescue system of {needed} bytes into the partition {part.label}"
+                f" of {part.size} bytes",
+                resolution=f'write size "{-(-needed // ALIGNMENT)}MiB" for it in the board file',
+            )

@@ -7,6 +7,7 @@ the partition that is named there everything else. So the factory writes
     rescue      the boot artifact of the rescue system, before the slots': "the first partition
                 that can be started" is what the firmware takes where autoboot.txt is lost
     boot-a      the boot artifact of slot a
+    rescue-copy rescue once more: what the firmware goes on to when it cannot start boot-a
 
 and a boot artifact is a FAT image, written raw into the slot's boot partition::
 

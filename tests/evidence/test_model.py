@@ -37,7 +37,7 @@ def test_without_rescue_every_state_of_a_life_of_any_length_is_safe(kind: Kind) 
 
 @pytest.mark.parametrize("kind", ["systemd-boot", "grub"])
 def test_with_rescue_and_damage_the_first_states_come_to_rest(kind: Kind) -> None:
-    explored, findings = check(Scope(kind, True, 1, starts=3, states=250, returns=RETURNS[kind][0]))
+    explored, findings = check(Scope(kind, True, 1, starts=3, states=250, returns=RETURNS[kind]))
     assert findings.wrong == {}
     assert findings.waited and findings.reached > findings.waited
     assert explored.states >= 250
@@ -183,7 +183,7 @@ def test_what_the_smallest_form_of_a_device_leaves_out_decides_nothing(kind: Kin
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_start_record_decides_by_what_its_counts_have_reached(kind: Kind) -> None:
     """The model stops counting starts and loads at the highest number that is compared with."""
-    board = Board(kind, returns=RETURNS[kind][0])
+    board = Board(kind, returns=RETURNS[kind])
     most = board.most_starts
     for rescue, asked, opens in product((False, True), range(5), (False, True)):
         met = []
@@ -199,7 +199,7 @@ def test_a_start_record_decides_by_what_its_counts_have_reached(kind: Kind) -> N
 @pytest.mark.parametrize("kind", KINDS)
 def test_sets_of_start_records_are_followed_as_each_one_alone(kind: Kind) -> None:
     """Of a sample: all that can follow its states, worked out again one by one."""
-    board = Board(kind, returns=RETURNS[kind][0], most_starts=3, most_loads=2)
+    board = Board(kind, returns=RETURNS[kind], most_starts=3, most_loads=2)
     explored = explore(board, Limits(damage=1), most=600)
     model, chance = explored.model, random.Random(kind)
     states = [

@@ -114,6 +114,5 @@ def test_a_sample_of_one_scope_does_not_make_another_one_a_sample() -> None:
     text = report.render([msgspec.structs.replace(model, notes=(note,))])
     assert "| the same with rescue, all of them | counted | 200 | reached |" in text
     assert "with rescue and damage, all of them | counted | 300 | **missed: a sample** |" in text
-    note = f"with rescue{report.MORE}: a sample."
-    text = report.render([msgspec.structs.replace(model, notes=(note,))])
+    text = report.render([msgspec.structs.replace(model, notes=("with rescue: a sample.",))])
     assert "| the same with rescue, all of them | counted | 200 | **missed: a sample** |" in text

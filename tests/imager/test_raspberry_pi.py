@@ -33,6 +33,7 @@ from recovery.device import DeviceConfig, encode
 from recovery.errors import ManifestError
 from recovery.process import run
 from recovery.reporter import SilentReporter
+from recovery.slots import SLOTS, Slot
 from tests.imager.debs import make_deb
 from tests.recovery import loaders
 
@@ -261,12 +262,11 @@ def test_the_factory_card_starts_slot_a_and_is_as_the_firmware_wants_it(
     assert table["label"] == "gpt"
     found = {part["name"]: part for part in table["partitions"]}
     basic_data = "EBD0A0A2-B9E5-4433-87C0-68B6B72699C7"
-    for label in ("firmware", "rescue", "boot-a", "boot-b"):
+    for label in ("firmware", "rescue", "boot-a", "rescue-copy", "boot-b"):
         assert found[label]["type"] == basic_data, label
     order = [part["name"] for part in table["partitions"]]
     # All within the eight that the firmware walks through; rescue is the first that it can start.
-    assert order[:5] == ["firmware", "rescue", "boot-a", "boot-b", "environment"]
-    assert len(order) == 8
+    assert order[:6] == ["firmware", "rescue", "boot-a", "rescue-copy", "boot-b", "environment"]
     assert order.index("rescue") + 1 == loaders.RESCUE_PARTITION
 
     # What the firmware reads: the model of it starts slot a, asked or not.
@@ -276,7 +276,7 @@ def test_the_factory_card_starts_slot_a_and_is_as_the_firmware_wants_it(
     assert len(record) < 512
     assert loaders.tryboot(record, asked=False).slots == ("a",)
     numbers = partition_numbers(board)
-    assert numbers == loaders.PARTITIONS == {"a": 3, "b": 4}
+    assert numbers == loaders.PARTITIONS == {"a": 3, "b": 5}
     factory = autoboot.decode(record, numbers).seen_from("first boot")
     assert factory == Record(("a",), a=GOOD)
 
@@ -288,10 +288,26 @@ def test_the_factory_card_starts_slot_a_and_is_as_the_firmware_wants_it(
         assert not any(stream.read(1 << 20))
     assert read_fat(tools, disk, "cmdline.txt", start) == f"{LINE}\n".encode()
 
-    # The rescue system, as a boot partition that says so itself.
-    at = found["rescue"]["start"] * 512
-    assert {"config.txt", "vmlinuz", "start4.elf"} <= names_in(tools, disk, at)
-    assert read_fat(tools, disk, "cmdline.txt", at) == f"{RESCUE_LINE}\n".encode()
+    # The rescue system, twice, as a boot partition that says so itself.
+    for label in ("rescue", "rescue-copy"):
+        at = found[label]["start"] * 512
+        assert {"config.txt", "vmlinuz", "start4.elf"} <= names_in(tools, disk, at)
+        assert read_fat(tools, disk, "cmdline.txt", at) == f"{RESCUE_LINE}\n".encode()
+
+
+@pytest.mark.parametrize("number", [4, 5])
+@pytest.mark.parametrize("slot", SLOTS)
+def test_a_firmware_that_cannot_start_a_slot_goes_on_to_rescue(number: int, slot: Slot) -> None:
+    """PARTITION_WALK: behind the partition that failed, as documented, or from the first, as seen;
+    up to the eighth. The other slot may hold a version that failed its trial."""
+    board = pi(number)
+    starts = [part.role in ("rescue", "boot") for part in board.layout.partitions]
+    failed = partition_numbers(board)[slot]
+    behind = [*range(failed + 1, 9), *range(1, failed)]
+    from_the_first = [other for other in range(1, 9) if other != failed]
+    for order in (behind, from_the_first):
+        met = next(other for other in order if starts[other - 1])
+        assert board.layout.partitions[met - 1] in board.rescue_partitions
 
 
 def test_what_rescue_starts_from_is_packed_and_has_the_firmware_files(

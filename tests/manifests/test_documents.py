@@ -156,14 +156,18 @@ def changed(kind: str, old: str, new: str) -> tuple[str, int]:
             id="device-tree-with-an-absolute-path",
         ),
         pytest.param(
-            "pi", "    - label: firmware\n      role: firmware\n      size: 64MiB\n", "", -3,
+            "pi", "    - label: firmware\n      role: firmware\n      size: 64MiB\n", "", -4,
             "layout.partitions: expected 1 partition with role firmware (firmware raspberry-pi, "
             "boot control tryboot, with rescue), got none",
             "add a partition with role firmware",
             id="no-partition-for-the-firmware",
         ),
         pytest.param(
-            "pi", "    - label: rescue\n      role: rescue\n      size: 64MiB\n", "", -6,
+            "pi",
+            "    - label: rescue\n      role: rescue\n      size: 64MiB\n"
+            "    - label: boot-a\n      role: boot\n      slot: a\n      size: 128MiB\n"
+            "    - label: rescue-copy\n      role: rescue\n      size: 64MiB\n",
+            "    - label: boot-a\n      role: boot\n      slot: a\n      size: 128MiB\n", -7,
             "layout.partitions: expected no partition with role environment (firmware"
             " raspberry-pi, boot control tryboot), got 1",
             "remove a partition with role environment",
@@ -174,11 +178,19 @@ def changed(kind: str, old: str, new: str) -> tuple[str, int]:
             "    - label: rescue\n      role: rescue\n      size: 64MiB\n"
             "    - label: boot-a\n      role: boot\n      slot: a\n      size: 128MiB\n",
             "    - label: boot-a\n      role: boot\n      slot: a\n      size: 128MiB\n"
-            "    - label: rescue\n      role: rescue\n      size: 64MiB\n", -6,
-            "layout.partitions: expected firmware, rescue, boot, boot in this order, firmware as"
-            " the first of all, got firmware, boot, rescue, boot, environment, slot, slot, state",
+            "    - label: rescue\n      role: rescue\n      size: 64MiB\n", -7,
+            "layout.partitions: expected firmware, rescue, boot, rescue, boot in this order,"
+            " firmware as the first of all, got firmware, boot, rescue, rescue, boot, environment,"
+            " slot, slot, state",
             "sort them: the firmware counts partitions",
             id="rescue-behind-the-slots",
+        ),
+        pytest.param(
+            "pi", "    - label: rescue-copy\n      role: rescue\n      size: 64MiB\n", "", -14,
+            "layout.partitions: expected 2 partitions with role rescue (firmware raspberry-pi,"
+            " boot control tryboot, with rescue), got 1",
+            "add a partition with role rescue",
+            id="one-rescue-where-the-firmware-walks",
         ),
         pytest.param(
             "board", "label: root-b", "label: root-a", 0,

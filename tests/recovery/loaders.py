@@ -27,8 +27,8 @@ from recovery.slots import SLOTS, BootControl, Slot
 FACTORY = Record(("a",), a=GOOD)
 SECOND_COPY = 65536
 ENVIRONMENT_SIZE = 1024 * 1024
-PARTITIONS: dict[Slot, int] = {"a": 3, "b": 4}
-# The Raspberry Pi's rescue system: before the slots'.
+PARTITIONS: dict[Slot, int] = {"a": 3, "b": 5}
+# The Raspberry Pi's rescue system: before each slot's, and what the firmware goes on to.
 RESCUE_PARTITION = 2
 # Where fsync costs nothing, if there is such a place.
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None

@@ -59,7 +59,7 @@ def test_the_other_slot_loses_its_try(memory: Path) -> None:
     assert observed(bench.control) == ("a", counting(1), EXHAUSTED)
 
 
-RAUC = "[all]\ntryboot_a_b=1\nboot_partition=4\n[tryboot]\nboot_partition=3\n"
+RAUC = "[all]\ntryboot_a_b=1\nboot_partition=5\n[tryboot]\nboot_partition=3\n"
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
@@ -81,7 +81,7 @@ def test_an_autoboot_file_of_others_is_understood_and_grows_in_place(
 def test_what_the_firmware_reads_counts_when_our_line_says_otherwise(memory: Path) -> None:
     bench = TrybootBench(memory)
     text = bench.path.read_bytes()
-    bench.path.write_bytes(text.replace(b"boot_partition=3\n[try", b"boot_partition=4\n[try"))
+    bench.path.write_bytes(text.replace(b"boot_partition=3\n[try", b"boot_partition=5\n[try"))
     assert observed(bench.control) == ("b", SUCCESSFUL, SUCCESSFUL)
 
 

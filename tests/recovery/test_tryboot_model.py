@@ -28,7 +28,7 @@ from tests.recovery.loaders import MEMORY, TrybootBench
 from tests.recovery.powercut import power_cut
 from tests.recovery.test_agent import UNHEALTHY, Machine
 
-A_AND_B = b"[all]\ntryboot_a_b=1\nboot_partition=3\n[tryboot]\nboot_partition=4\n"
+A_AND_B = b"[all]\ntryboot_a_b=1\nboot_partition=3\n[tryboot]\nboot_partition=5\n"
 
 
 @pytest.mark.parametrize(
@@ -37,16 +37,16 @@ A_AND_B = b"[all]\ntryboot_a_b=1\nboot_partition=3\n[tryboot]\nboot_partition=4\
         # The documentation's example, before and after its update.
         pytest.param(A_AND_B, ("a",), ("b",), id="example"),
         pytest.param(
-            b"[all]\ntryboot_a_b=1\nboot_partition=4\n[tryboot]\nboot_partition=3\n",
+            b"[all]\ntryboot_a_b=1\nboot_partition=5\n[tryboot]\nboot_partition=3\n",
             ("b",), ("a",), id="example-committed",
         ),
-        pytest.param(b"boot_partition=4\n", ("b",), ("b",), id="no-filter-is-for-all"),
+        pytest.param(b"boot_partition=5\n", ("b",), ("b",), id="no-filter-is-for-all"),
         pytest.param(
-            b"[none]\nboot_partition=4\n" + A_AND_B, ("a",), ("b",), id="none-never-passes"
+            b"[none]\nboot_partition=5\n" + A_AND_B, ("a",), ("b",), id="none-never-passes"
         ),
         pytest.param(A_AND_B + b"[all]\nboot_partition=3\n", ("a",), ("a",), id="the-last-counts"),
         pytest.param(
-            b"[all]\nboot_partition=3\n" + b"#" * 512 + b"\nboot_partition=4\n",
+            b"[all]\nboot_partition=3\n" + b"#" * 512 + b"\nboot_partition=5\n",
             ("a",), ("a",), id="beyond-512-bytes",
         ),
         # Neither slot is named: the first partition that the firmware can start.
