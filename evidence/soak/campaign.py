@@ -299,7 +299,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def run_in_qemu(arguments: argparse.Namespace) -> int:
-    """The soak of the real device; adds to what --work has."""
+    """The soak of real devices; adds to what --work has."""
     from evidence.soak import real
 
     if arguments.work is None:
@@ -308,13 +308,15 @@ def run_in_qemu(arguments: argparse.Namespace) -> int:
             resolution="give a directory with --work; the next run continues there",
         )
     arguments.work.mkdir(parents=True, exist_ok=True)
-    done = real.soak(
-        arguments.work.resolve(), arguments.cycles, arguments.seed, seconds=arguments.seconds
-    )
+    work = arguments.work.resolve()
+    real.soak(work, arguments.cycles, arguments.seed, seconds=arguments.seconds)
+    devices = real.all_done(work)
+    done = real.together(devices)
     if not done.cycles:
         return 0
-    warm, last = real.growth(done.sizes)
+    warm, last = real.growth([device.sizes for device in devices])
     counts = {
+        "devices": len(devices),
         "cycles": done.cycles,
         **dict(sorted(done.counts.items())),
         "bytes written by the guest, at least": done.written,
@@ -325,7 +327,7 @@ def run_in_qemu(arguments: argparse.Namespace) -> int:
         f"python -m evidence soak --qemu --cycles {arguments.cycles} --seed {arguments.seed} "
         "--work DIR"
     )
-    notes = real.notes(done)
+    notes = real.notes(devices)
     if done.cycles < arguments.cycles:
         notes.append("Not all of the cycles that were asked for: the same command goes on.")
     for text in (*notes, *(f"WRONG {text}" for text in done.wrong)):

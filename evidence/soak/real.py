@@ -1,8 +1,11 @@
 """The soak on the device that ships, in QEMU: updates, rollbacks, packages, power cuts.
 
-    WORK/lab/          releases and packages, repository, factory disk
-    WORK/machine/      the device's disk, kept from one run to the next
-    WORK/soak.json     what has been done and found so far
+    WORK/lab/                  releases and packages, repository, factory disk
+    WORK/device-N/machine/     a device's disk, kept from one run to the next
+    WORK/device-N/soak.json    what has been done with it and found so far
+
+A process has one device; the same command in a second terminal takes another one, and both do the
+cycles that are left (one emulator a processor, not more).
 
 A cycle (`evidence.soak.cycles`) is an update to a good version or to one that fails its checks, a
 rollback by hand, or changes of packages. The power is cut (SIGKILL of QEMU) in half of them, at a
@@ -13,14 +16,15 @@ open any more, and judged. The releases have the product's policy but a probatio
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -28,6 +32,7 @@ from evidence.soak import cycles
 from evidence.soak.campaign import BOUNDED
 from evidence.soak.cycles import Cycle, Found
 from evidence.soak.lab import open_lab
+from qemu.alone import alone
 from qemu.deadline import Deadline
 from qemu.errors import DeadlineExpired, GuestRestarted, MachineError, MachineExited
 from qemu.faults import PowerCut
@@ -38,6 +43,7 @@ from qemu.shell import Job
 # For all the starts of a cycle, on a machine that is much slower than ours.
 REST_SECONDS = 1800
 _PAUSE = 2.0
+_SAVED = "soak.json"
 _RECORD = "/state/orbital/state.json"
 _STATE = _RECORD.removeprefix("/state/")
 # A restart ends QEMU and begins a new one: under emulation that takes a tenth of the time that
@@ -48,7 +54,7 @@ _KEPT = r"committed generation \d+, version (\S+)"
 
 @dataclass
 class Progress:
-    """What a soak has done so far.
+    """What a soak has done with a device so far.
 
     lengths: seconds until rest, where no cut came before, by name. sizes: bytes of the state
     partition by path, after each cycle. written: by the guest, but for what it wrote in the last
@@ -63,6 +69,11 @@ class Progress:
     sizes: list[dict[str, int]] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
+    @classmethod
+    def load(cls, path: Path) -> Progress:
+        """As saved; of a new device when there is nothing."""
+        return cls(**json.loads(path.read_text())) if path.exists() else cls()
+
     def save(self, path: Path) -> None:
         """Beside the machine; a run that is killed continues from the last cycle."""
         beside = path.with_suffix(".new")
@@ -74,21 +85,42 @@ class Progress:
         self.counts = dict(Counter(self.counts) + Counter(names))
 
 
-def soak(work: Path, wanted: int, seed: int, *, seconds: float = 0) -> Progress:
-    """Runs until there are so many cycles in all, or for so many seconds (0: no limit)."""
-    path = work / "soak.json"
-    done = Progress(**json.loads(path.read_text())) if path.exists() else Progress()
-    lab = open_lab(work)
-    for name in ("machine", "server"):
-        (work / name).mkdir(exist_ok=True)
-    with Server(lab.repository, work / "server") as server:
-        bench = Bench(lab.machine(work / "machine", extra=_RESTART_ENDS), server.url)
+@contextmanager
+def taken(work: Path) -> Iterator[Path]:
+    """The folder of the first device that no other process has."""
+    for number in itertools.count(1):
+        place = work / f"device-{number}"
+        with alone(place, wait=False) as mine:
+            if mine:
+                for name in ("machine", "server"):
+                    (place / name).mkdir(parents=True, exist_ok=True)
+                yield place
+                return
+
+
+def all_done(work: Path) -> list[Progress]:
+    """Of every device, by number."""
+    found = sorted(work.glob(f"device-*/{_SAVED}"), key=lambda path: (len(str(path)), path))
+    return [Progress.load(path) for path in found]
+
+
+def soak(work: Path, wanted: int, seed: int, *, seconds: float = 0) -> None:
+    """Runs until all devices have done so many cycles together, or for so many seconds (0: no
+    limit), or until something is wrong."""
+    with alone(work / "lab"):
+        lab = open_lab(work)
+    with taken(work) as place, Server(lab.repository, place / "server") as server:
+        path = place / _SAVED
+        done = Progress.load(path)
+        bench = Bench(lab.machine(place / "machine", extra=_RESTART_ENDS), server.url)
         begun = time.monotonic()
         found: Found | None = None
         try:
-            while done.cycles < wanted and not (seconds and time.monotonic() - begun > seconds):
+            while sum(device.cycles for device in all_done(work)) < wanted and not (
+                seconds and time.monotonic() - begun > seconds
+            ):
                 standing = (found or bench.on()).standing
-                dice = random.Random(f"{seed} {done.cycles}")
+                dice = random.Random(f"{seed} {place.name} {done.cycles}")
                 cycle = cycles.draw(dice, standing, server.url, done.lengths)
                 found = bench.cycle(cycle, done)
                 done.save(path)
@@ -96,7 +128,6 @@ def soak(work: Path, wanted: int, seed: int, *, seconds: float = 0) -> Progress:
                     break
         finally:
             bench.machine.kill()
-    return done
 
 
 class Bench:
@@ -293,11 +324,30 @@ def _waiting(job: Job | None) -> str:
     return f"while [ -d {job.directory} ] && [ ! -e {done} ]; do sleep 3; done\n{_WAITING}"
 
 
-def growth(sizes: Sequence[Mapping[str, int]]) -> tuple[int, int]:
-    """The largest state partition in the first and in the second half, but for journals."""
-    rest = [_rest(found) for found in sizes if _STATE in found] or [0]
-    middle = (len(rest) + 1) // 2
-    return max(rest[:middle]), max(rest[middle:], default=0)
+def together(devices: Sequence[Progress]) -> Progress:
+    """What was done with all of them; of sizes nothing."""
+    whole = Progress()
+    for done in devices:
+        whole.cycles += done.cycles
+        whole.seconds += done.seconds
+        whole.written += done.written
+        whole.counts = dict(Counter(whole.counts) + Counter(done.counts))
+        whole.wrong += done.wrong
+        for name, found in done.lengths.items():
+            whole.lengths.setdefault(name, []).extend(found)
+    return whole
+
+
+def growth(devices: Sequence[Sequence[Mapping[str, int]]]) -> tuple[int, int]:
+    """The largest state partition in the first and in the second half of a device's sizes, but
+    for journals."""
+    first, second = 0, 0
+    for sizes in devices:
+        rest = [_rest(found) for found in sizes if _STATE in found] or [0]
+        middle = (len(rest) + 1) // 2
+        first = max(first, *rest[:middle])
+        second = max(second, *rest[middle:], 0)
+    return first, second
 
 
 def _rest(sizes: Mapping[str, int]) -> int:
@@ -309,18 +359,21 @@ def _rest(sizes: Mapping[str, int]) -> int:
     )
 
 
-def notes(done: Progress) -> list[str]:
+def notes(devices: Sequence[Progress]) -> list[str]:
     """What a reader of the figures has to know."""
     lengths = ", ".join(
-        f"{name} {statistics.median(found):.0f} s" for name, found in sorted(done.lengths.items())
+        f"{name} {statistics.median(found):.0f} s"
+        for name, found in sorted(together(devices).lengths.items())
     )
     found = [f"Undisturbed cycles took, by their median: {lengths}."] if lengths else []
-    sizes = [size for size in done.sizes if _STATE in size]
-    if sizes:
-        found.append(f"Sizes of the state partition are of the last {len(sizes)} cycles.")
+    for number, done in enumerate(devices, 1):
+        sizes = [size for size in done.sizes if _STATE in size]
+        if not sizes:
+            continue
+        device = f"Device {number}, {done.cycles} cycles: "
         first, last = sizes[0], sizes[-1]
         found += [
-            f"{path} from {first.get(path, 0):,} bytes to {size:,}."
+            f"{device}{path} from {first.get(path, 0):,} bytes to {size:,}."
             for path, size in sorted(last.items())
             if size - first.get(path, 0) > 4096
         ]

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +23,7 @@ from evidence.soak.cycles import (
     read,
     script,
 )
-from evidence.soak.real import Progress, growth
+from evidence.soak.real import Progress, all_done, growth, taken, together
 
 OLD, NEW = Runs("1.0", ("counter 1.0",)), Runs("2.0", ("counter 1.0",))
 LENGTHS = dict.fromkeys(("good", "ill", "rollback", "packages 1", "packages 2"), (60.0,))
@@ -144,8 +145,25 @@ def test_growth_is_of_what_the_device_keeps_without_journals() -> None:
         {"orbital/state.json": kept, "orbital/audit.jsonl": 10 * kept, "var": 11 * kept}
         for kept in (5, 9, 7, 8)
     ]
-    assert growth(sizes) == (9, 8)
-    assert growth([]) == (0, 0)
+    assert growth([sizes]) == (9, 8)
+    assert growth([sizes, sizes[1:2]]) == (9, 8)
+    assert growth([sizes, [], [*sizes[:1], *sizes[1:2]]]) == (9, 9)
+    assert growth([]) == growth([[]]) == (0, 0)
+
+
+def test_devices_are_taken_by_one_process_each_and_counted_together(tmp_path: Path) -> None:
+    for cycles in (2, 3):
+        with taken(tmp_path) as first, taken(tmp_path) as second:
+            assert [first.name, second.name] == ["device-1", "device-2"]
+            for place in (first, second):
+                done = Progress.load(place / "soak.json")
+                done.cycles += cycles
+                done.count("power cuts")
+                done.lengths.setdefault("good", []).append(float(cycles))
+                done.save(place / "soak.json")
+    whole = together(all_done(tmp_path))
+    assert (whole.cycles, whole.counts) == (10, {"power cuts": 4})
+    assert whole.lengths == {"good": [2.0, 3.0, 2.0, 3.0]}
 
 
 def test_progress_counts_by_name() -> None:
