@@ -46,10 +46,12 @@ class Runs:
 
 @dataclass(frozen=True)
 class Standing:
-    """What is committed, and what the device could go back to."""
+    """What is committed, and what the device could go back to. refused: the package's version
+    that fails has failed here: an update of the OS no longer tries it."""
 
     now: Runs
     back: Runs | None
+    refused: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,15 @@ def _steps(dice: random.Random, kind: Kind, standing: Standing, source: str) -> 
     if kind == "packages":
         return _changes(dice, now, source)
     wanted = ILL if kind == "ill" else next(v for v in GOOD if v != now.version)
-    after = now if kind == "ill" else Runs(wanted, now.packages)
+    after = now if kind == "ill" else Runs(wanted, _brought(standing))
     return (Step(f"orbital system update --source {source} --to {wanted} --reboot", after),)
+
+
+def _brought(standing: Standing) -> tuple[str, ...]:
+    """The packages after an update of the OS, which brings along the newest that has not failed
+    here: the one that fails is tried in the trial, and reverted to the present one."""
+    packages = standing.now.packages
+    return (f"{PACKAGE} {GOOD_PACKAGES[-1]}",) if packages and standing.refused else packages
 
 
 def _changes(dice: random.Random, now: Runs, source: str) -> tuple[Step, ...]:
@@ -200,10 +209,18 @@ def read(text: str) -> Found:
         return Runs(found["version"], tuple(sorted(packages)))
 
     committed, previous = generation(record["committed"]), record["previous"]
+    refused = any(
+        (item["package"], item["version"]) == (PACKAGE, ILL_PACKAGE)
+        for item in record["quarantined"]
+    )
     image = (boot["slot"], boot["root_hash"], version)
     health, complete, service = units.splitlines()
     return Found(
-        Standing(runs(committed), runs(generation(previous)) if previous is not None else None),
+        Standing(
+            runs(committed),
+            runs(generation(previous)) if previous is not None else None,
+            refused=refused,
+        ),
         running=image == (committed["slot"], committed["root_hash"], committed["version"])
         and not boot["volatile"],
         healthy=health == complete == "active",

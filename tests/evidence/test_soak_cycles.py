@@ -52,6 +52,12 @@ def test_a_device_with_nothing_to_go_back_to_is_not_rolled_back() -> None:
 def test_updates_alternate_and_packages_follow_their_versions() -> None:
     assert {cycle.target for cycle in drawn("good", Standing(OLD, None), {})} == {NEW}
     assert {cycle.target for cycle in drawn("good", Standing(NEW, None), {})} == {OLD}
+    tried = Standing(NEW, None, refused=True)
+    newest = Runs("1.0", ("counter 1.1",))
+    assert {cycle.target for cycle in drawn("good", tried, {})} == {newest}
+    assert {cycle.target for cycle in drawn("ill", tried, {})} == {NEW}
+    alone = replace(tried, now=Runs("2.0"))
+    assert {cycle.target for cycle in drawn("good", alone, {})} == {Runs("1.0")}
     bare = drawn("packages", Standing(Runs("1.0"), None), {})
     assert {len(cycle.steps) for cycle in bare} == {1, 2, 3}
     assert all("install" in cycle.steps[0].command for cycle in bare)
@@ -115,7 +121,14 @@ def looked(path: str = "", **changes: object) -> str:
         "packages": [{"name": "counter", "version": "1.0"}],
     }  # fmt: skip
     record: dict[str, object]
-    record = {"committed": 2, "previous": 1, "trial": None, "probation": None, "change": None}
+    record = {
+        "committed": 2,
+        "previous": 1,
+        "trial": None,
+        "probation": None,
+        "change": None,
+        "quarantined": [],
+    }
     files: dict[str, dict[str, object]] = {
         "/run/orbital/boot.json": {"slot": "b", "root_hash": "ab", "volatile": False},
         "/usr/lib/orbital/device.json": {"version": "2.0"},
@@ -136,6 +149,10 @@ def test_the_records_of_a_device_are_read_and_compared_with_what_runs() -> None:
     assert not other.running
     assert not read(looked("/run/orbital/boot.json", volatile=True)).running
     assert read(looked("/state/orbital/state.json", trial={})).open == "trial"
+    for version, package, refused in (("1.2", "counter", True), ("1.2", "", False)):
+        failed = [{"version": version, "package": package}]
+        standing = read(looked("/state/orbital/state.json", quarantined=failed)).standing
+        assert standing == Standing(NEW, OLD, refused=refused)
     with pytest.raises(ValueError, match="control character"):
         read(looked().replace('"committed": 2', '"committed'))
 
