@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from imager.bootstrap import LOCK_MEMBER, VERSION, bootstrap
@@ -111,6 +112,20 @@ _LIBRARIES = "usr/lib/x86_64-linux-gnu"
 _PYTHON = "usr/bin/python3.13"
 
 
+@dataclass(frozen=True)
+class Equipment:
+    """What a tree consists of. name: of its stage. packages: with all that they depend on.
+    programs: name and path in the tree of what gets a wrapper. foreign: as `FOREIGN`."""
+
+    name: str
+    packages: Sequence[str]
+    programs: Mapping[str, str]
+    foreign: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+TOOLS = Equipment("tools", PACKAGES, PROGRAMS, FOREIGN)
+
+
 class Tools:
     """The programs and data files of one prepared tools tree."""
 
@@ -168,7 +183,13 @@ class Tools:
         )
 
 
-def prepare_tools(cache: Cache, mirror: Mirror | None = None, *, refresh: bool = False) -> Tools:
+def prepare_tools(
+    cache: Cache,
+    mirror: Mirror | None = None,
+    *,
+    equipment: Equipment = TOOLS,
+    refresh: bool = False,
+) -> Tools:
     """The tools tree, built when the cache does not have it (about 30 s plus downloads).
 
     Raises FetchError, SpaceError or ToolError as `imager.bootstrap.bootstrap`.
@@ -178,7 +199,10 @@ def prepare_tools(cache: Cache, mirror: Mirror | None = None, *, refresh: bool =
         tree = directory / "tree"
         tree.mkdir()
         lines: set[str] = set()
-        for architecture, packages in {"amd64": PACKAGES, **FOREIGN}.items():
+        for architecture, packages in {
+            "amd64": tuple(equipment.packages),
+            **equipment.foreign,
+        }.items():
             archive = directory / f"{architecture}.tar"
             bootstrap(
                 packages,
@@ -192,17 +216,18 @@ def prepare_tools(cache: Cache, mirror: Mirror | None = None, *, refresh: bool =
             lines.update((tree / LOCK_MEMBER).read_text().splitlines())
             (tree / LOCK_MEMBER).unlink()
         (directory / LOCK_MEMBER).write_text("".join(f"{line}\n" for line in sorted(lines)))
-        _write_wrappers(directory)
-        tools = Tools(directory)
-        # ukify and virt-fw-vars start in half the time with their modules compiled.
-        tools.run("python3", "-m", "compileall", "-q", tree / "usr/lib/python3", check=False)
+        _write_wrappers(directory, equipment.programs)
+        if "python3" in equipment.programs:
+            # ukify and virt-fw-vars start in half the time with their modules compiled.
+            tools = Tools(directory)
+            tools.run("python3", "-m", "compileall", "-q", tree / "usr/lib/python3", check=False)
 
-    inputs: dict[str, str | int] = {"version": _VERSION, "packages": " ".join(PACKAGES)}
-    inputs["foreign"] = repr(sorted(FOREIGN.items()))
-    inputs["programs"] = repr(sorted(PROGRAMS.items()))
+    inputs: dict[str, str | int] = {"version": _VERSION, "packages": " ".join(equipment.packages)}
+    inputs["foreign"] = repr(sorted(equipment.foreign.items()))
+    inputs["programs"] = repr(sorted(equipment.programs.items()))
     inputs["wrapper"] = _WRAPPER
     inputs["bootstrap"] = VERSION
-    return Tools(cache.stage("tools", {**inputs}, build, refresh=refresh))
+    return Tools(cache.stage(equipment.name, {**inputs}, build, refresh=refresh))
 
 
 def _unpack(archive: Path, tree: Path) -> None:
@@ -218,9 +243,9 @@ def _unpack(archive: Path, tree: Path) -> None:
             tar.extract(member, tree, filter="tar")
 
 
-def _write_wrappers(directory: Path) -> None:
+def _write_wrappers(directory: Path, programs: Mapping[str, str]) -> None:
     (directory / "bin").mkdir()
-    for name, program in PROGRAMS.items():
+    for name, program in programs.items():
         real = directory / "tree" / program
         if not real.exists():
             raise ToolError(

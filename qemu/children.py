@@ -8,37 +8,37 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from qemu import emulator
 from qemu.errors import MachineExited
 from recovery import process
 from recovery.errors import ToolError
 
-_PACKAGES = {
-    "qemu-storage-daemon": "qemu-system-common",
-    "qemu-system-x86_64": "qemu-system-x86",
-    "nginx": "nginx-light",
-}
+_PACKAGES = {"nginx": "nginx-light"}
 
 
 def start(
     command: Sequence[str | Path], log: Path, *, at_our_death: signal.Signals = signal.SIGKILL
 ) -> subprocess.Popen[bytes]:
-    """Starts a program whose output goes to the end of log.
+    """Starts a program whose output goes to the end of log; QEMU's are those of `emulator`.
 
     The kernel ends it when we die without a chance to (setpriv(1),
     PR_SET_PDEATHSIG), so a killed test run leaves nothing behind. "We" is the
     calling thread: start programs from one that lives as long as they shall.
 
-    Raises ToolError when the program is missing.
+    Raises ToolError when the program is missing, and as `emulator.command`.
     """
-    name = str(command[0])
-    if shutil.which(name) is None:
+    name, *options = command
+    words = emulator.command(str(name))
+    if shutil.which(words[0]) is None:
         raise ToolError(
             f"cannot run {name}: no such program",
-            resolution=f"install the package {_PACKAGES.get(name, 'that provides it')}",
+            resolution=f"install the package {_PACKAGES.get(str(name), 'that provides it')}",
         )
-    words = ["setpriv", "--pdeathsig", at_our_death.name.removeprefix("SIG"), "--", *command]
+    death = ["setpriv", "--pdeathsig", at_our_death.name.removeprefix("SIG"), "--"]
     with log.open("ab") as output:
-        return process.start(words, stdout=output.fileno(), stderr=output.fileno())
+        return process.start(
+            [*death, *words, *options], stdout=output.fileno(), stderr=output.fileno()
+        )
 
 
 def exited(name: str, child: subprocess.Popen[bytes], log: Path) -> MachineExited:

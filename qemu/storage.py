@@ -1,8 +1,7 @@
 """qemu-storage-daemon: QEMU's block layer without a machine.
 
 Makes qcow2 files and opens a stopped machine's disk, whatever its format, to
-read and change bytes. Part of qemu-system-common, so it is there wherever
-QEMU is; needs no root, no loop device and no mount.
+read and change bytes. Needs no root, no loop device and no mount.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import Any, Literal
 
 from qemu import children
 from qemu.deadline import Deadline
+from qemu.emulator import STORAGE_DAEMON
 from qemu.errors import MachineError, MachineExited
 from qemu.hardware import quote
 from qemu.nbd import NbdClient
@@ -21,7 +21,6 @@ from qemu.qmp import Qmp
 from qemu.sockets import Listeners
 
 Format = Literal["raw", "qcow2"]
-_DAEMON = "qemu-storage-daemon"
 _START_SECONDS = 20
 _COPY = 1 << 20
 
@@ -39,7 +38,7 @@ def _daemon(*options: str) -> Iterator[tuple[Qmp, Listeners]]:
     try:
         daemon = children.start(
             [
-                _DAEMON,
+                STORAGE_DAEMON,
                 "--chardev",
                 f"socket,id=qmp,path={listeners.path('qmp')}",
                 "--monitor",
@@ -49,14 +48,16 @@ def _daemon(*options: str) -> Iterator[tuple[Qmp, Listeners]]:
             log,
         )
         try:
-            connection = listeners.accept("qmp", _DAEMON, daemon, log, Deadline(_START_SECONDS))
+            connection = listeners.accept(
+                "qmp", STORAGE_DAEMON, daemon, log, Deadline(_START_SECONDS)
+            )
             qmp = Qmp(connection, listeners.directory / "qmp.log")
             yield qmp, listeners
             # A clean end flushes and unlocks the files before anyone else opens them.
             qmp.execute("quit")
             daemon.wait(timeout=30)
         except MachineExited as error:
-            raise children.explained(error, _DAEMON, daemon, log) from error
+            raise children.explained(error, STORAGE_DAEMON, daemon, log) from error
         finally:
             children.end(daemon)
     finally:

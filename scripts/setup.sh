@@ -16,10 +16,6 @@ as_root() {
 missing=""
 for pair in \
     mmdebstrap:/usr/bin/mmdebstrap \
-    qemu-system-x86:/usr/bin/qemu-system-x86_64 \
-    qemu-system-arm:/usr/bin/qemu-system-aarch64 \
-    qemu-system-misc:/usr/bin/qemu-system-riscv64 \
-    qemu-system-common:/usr/bin/qemu-storage-daemon \
     nginx-light:/usr/sbin/nginx \
     zstd:/usr/bin/zstd \
     bmap-tools:/usr/bin/bmaptool \

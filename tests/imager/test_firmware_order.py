@@ -27,6 +27,7 @@ from imager.layout import DiskLayout, plan_layout, sfdisk_script
 from imager.signing import load_pe_signer
 from imager.tools import Tools
 from manifests.catalogue import find, load_board
+from qemu import emulator
 from qemu.gpt import read_partitions
 from qemu.hardware import of_board
 from recovery.bootcontrol.firmware_options import (
@@ -99,7 +100,8 @@ class Bench(NamedTuple):
         hardware = of_board(load_board(find("board", board)), self.tools.file("."))
         return run(
             [
-                *(hardware.binary, "-machine", hardware.machine, "-cpu", "max", "-m", "256"),
+                *emulator.command(hardware.binary),
+                *("-machine", hardware.machine, "-cpu", "max", "-m", "256"),
                 *("-nodefaults", "-display", "none", "-nic", "none", "-serial", "stdio"),
                 *(
                     "-drive",

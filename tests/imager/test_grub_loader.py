@@ -23,6 +23,7 @@ from imager.tools import Tools
 from imager.tree import Tree
 from manifests.board import Board
 from manifests.catalogue import find, load_board
+from qemu import emulator
 from recovery.bootcontrol import grubenv
 from recovery.bootcontrol.recorded import GOOD, Count, Record
 from recovery.process import run
@@ -117,7 +118,8 @@ def boot(bench: Bench, tmp_path: Path) -> Boot:
             disk.write(_archive(STARTS, tmp_path) if rescue else bytes(4096))
         done = run(
             [
-                *("qemu-system-x86_64", "-machine", "pc", "-accel", "tcg", "-cpu", "max"),
+                *emulator.command("qemu-system-x86_64"),
+                *("-machine", "pc", "-accel", "tcg", "-cpu", "max"),
                 *("-m", "256", "-nodefaults", "-display", "none", "-no-reboot"),
                 *("-serial", "stdio", *_disks(before, tmp_path)),
                 *("-blockdev", f"driver=file,node-name=file0,filename={bench.disk}"),

@@ -25,6 +25,7 @@ from imager.tree import Tree
 from manifests.board import Board, Layout
 from manifests.catalogue import load_product
 from manifests.sizes import Size
+from qemu import emulator
 from recovery.process import run
 from recovery.slots import Slot
 
@@ -131,7 +132,8 @@ def boot(parts: Parts, tmp_path: Path) -> Callable[..., str]:
         )
         done = run(
             [
-                "qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=multi,tb-size=512",
+                *emulator.command("qemu-system-x86_64"),
+                "-machine", "q35", "-accel", "tcg,thread=multi,tb-size=512",
                 "-cpu", "max", "-smp", "1", "-m", "512", "-nodefaults", "-display", "none",
                 "-serial", "stdio", "-no-reboot",
                 "-kernel", parts.kernel.image, "-initrd", initramfs, "-append", change(line),

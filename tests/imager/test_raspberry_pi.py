@@ -27,6 +27,7 @@ from imager.tools import Tools
 from imager.tree import Entry, Tree
 from manifests.board import Board
 from manifests.catalogue import find, load_board, load_product
+from qemu import emulator
 from recovery.bootcontrol import autoboot
 from recovery.bootcontrol.recorded import GOOD, Record
 from recovery.device import DeviceConfig, encode
@@ -362,7 +363,8 @@ def test_a_kernel_gets_the_argument_of_the_restart(tmp_path: Path, tools: Tools)
     write_initramfs(tree, tmp_path / "initramfs", mtime=BUILT)
     done = run(
         [
-            "qemu-system-aarch64", "-machine", "virt", "-cpu", "max,pauth=off", "-m", "512",
+            *emulator.command("qemu-system-aarch64"),
+            "-machine", "virt", "-cpu", "max,pauth=off", "-m", "512",
             "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot",
             "-kernel", kernel.image, "-initrd", tmp_path / "initramfs",
             "-append", "console=ttyAMA0 panic=-1 -- 2",

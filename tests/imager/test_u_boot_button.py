@@ -19,6 +19,7 @@ import pytest
 from imager.signing import load_pe_signer
 from imager.tools import Tools
 from manifests.catalogue import find, load_board
+from qemu import emulator
 from qemu.deadline import Deadline
 from qemu.errors import MachineError
 from qemu.hardware import of_board
@@ -92,7 +93,8 @@ def start(bench: Bench, tmp_path: Path) -> Callable[..., str]:
         disk = tmp_path / "disk"
         disk.write_bytes(bench.disk.read_bytes())
         command = [
-            *(hardware.binary, "-machine", f"{hardware.machine},acpi=off", "-cpu", hardware.cpu),
+            *emulator.command(hardware.binary),
+            *("-machine", f"{hardware.machine},acpi=off", "-cpu", hardware.cpu),
             *("-m", str(hardware.memory), "-nodefaults", "-display", "none", "-nic", "none"),
             *(f"-{hardware.firmware_option}", str(hardware.firmware_code)),
             *("-blockdev", f"driver=file,node-name=disk,filename={disk}"),

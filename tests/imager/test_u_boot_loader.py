@@ -21,6 +21,7 @@ from imager.signing import PeSigner, load_pe_signer
 from imager.tools import Tools
 from manifests.board import Board, Layout
 from manifests.catalogue import find, load_board
+from qemu import emulator
 from qemu.hardware import of_board
 from recovery.bootcontrol import ubootenv
 from recovery.bootcontrol.recorded import GOOD, Count, Record
@@ -187,7 +188,8 @@ def _qemu(bench: Bench, disk: Path, *, read_only: bool) -> str:
     access = "on" if read_only else "off"
     return run(
         [
-            *(hardware.binary, "-machine", hardware.machine, "-cpu", hardware.cpu),
+            *emulator.command(hardware.binary),
+            *("-machine", hardware.machine, "-cpu", hardware.cpu),
             *("-m", str(hardware.memory), "-nodefaults", "-display", "none", "-nic", "none"),
             *(f"-{hardware.firmware_option}", str(hardware.firmware_code)),
             *("-blockdev", f"driver=file,node-name=disk,read-only={access},filename={disk}"),
