@@ -34,9 +34,11 @@ _BANDWIDTH = 1 << 40
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A saved machine. directory: see above."""
+    """A saved machine. directory: see above. emulator: version of the QEMU that saved it, which no
+    other one can be expected to continue; "" when it is not known."""
 
     directory: Path
+    emulator: str
     hardware: Hardware
     network: bool
     shell: bool
@@ -70,6 +72,7 @@ def save(machine: Machine, directory: Path) -> Snapshot:
     (directory / "snapshot.json").unlink(missing_ok=True)
     snapshot = Snapshot(
         directory,
+        _version(machine),
         machine.hardware,
         machine.network,
         machine.has_shell,
@@ -111,6 +114,8 @@ def restore(
     The guest's clock, which stood still since the snapshot was taken, is set to
     the host's when the guest has the root shell. Use the machine in a `with`
     block, or end it with `kill`. forwards may differ from the saved machine's.
+
+    Raises MachineError when another QEMU has saved it.
     """
     machine = Machine(
         snapshot.hardware,
@@ -127,6 +132,12 @@ def restore(
     deadline = Deadline(timeout)
     machine.start(restore=True)
     try:
+        if (version := _version(machine)) != snapshot.emulator:
+            raise MachineError(
+                f"cannot continue the machine in {snapshot.directory}: QEMU"
+                f" {snapshot.emulator or 'of another version'} has saved it, this is {version}",
+                resolution=f"delete {snapshot.directory}, and do again what made it",
+            )
         with snapshot.memory.open("rb") as memory:
             machine.qmp.pass_descriptor("memory", memory.fileno())
             machine.qmp.execute("migrate-incoming", {"uri": "fd:memory"})
@@ -139,6 +150,13 @@ def restore(
         machine.kill()
         raise
     return machine
+
+
+def _version(machine: Machine) -> str:
+    """Of the machine's QEMU, with that of its package."""
+    found = machine.qmp.execute("query-version")
+    numbers = ".".join(str(found["qemu"][part]) for part in ("major", "minor", "micro"))
+    return f"{numbers} {found['package']}".strip()
 
 
 def _await_migration(machine: Machine) -> None:
@@ -166,6 +184,7 @@ def _encode(snapshot: Snapshot) -> dict[str, Any]:
         for name, value in asdict(snapshot.hardware).items()
     }
     return {
+        "emulator": snapshot.emulator,
         "hardware": hardware,
         "network": snapshot.network,
         "shell": snapshot.shell,
@@ -184,6 +203,7 @@ def _decode(directory: Path, document: dict[str, Any]) -> Snapshot:
     values["arguments"] = tuple(values["arguments"])
     return Snapshot(
         directory,
+        document.get("emulator", ""),
         Hardware(**values),
         document["network"],
         document["shell"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,9 @@ def test_machines_continue_from_a_snapshot_each_with_its_own_disk(tmp_path: Path
             assert "BOOT" not in machine.console.text
             faults_disk = machine.disk
         assert faults_disk.parent == directory
+    (tmp_path / "third").mkdir()
+    with pytest.raises(MachineError, match="QEMU 7.2.22 Debian has saved it, this is "):
+        snapshot.restore(replace(saved, emulator="7.2.22 Debian"), tmp_path / "third")
 
 
 def test_a_machine_that_qemu_refuses_says_why(tmp_path: Path) -> None:
