@@ -128,7 +128,7 @@ def test_machines_continue_from_a_snapshot_each_with_its_own_disk(tmp_path: Path
             faults_disk = machine.disk
         assert faults_disk.parent == directory
     (tmp_path / "third").mkdir()
-    with pytest.raises(MachineError, match="QEMU 7.2.22 Debian has saved it, this is "):
+    with pytest.raises(MachineError, match=r"QEMU 7\.2\.22 Debian has saved it, this is "):
         snapshot.restore(replace(saved, emulator="7.2.22 Debian"), tmp_path / "third")
 
 
