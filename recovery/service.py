@@ -138,6 +138,8 @@ class Agent:
         log.info("%s: %s", type(verdict).__name__, verdict.reason)
         if isinstance(verdict, decide.GiveUp | decide.Stranded):
             return self.leave(verdict.reason)
+        if isinstance(verdict, decide.InProbation):
+            self.watch()
         affirm = isinstance(verdict, decide.Settled) and verdict.affirm
         if not isinstance(verdict, decide.RunTrial) and not affirm:
             return 0
@@ -256,9 +258,19 @@ class Agent:
         self.manager.say(f"committed generation {running.number}, version {running.version}")
         (self.root / TRIAL_FLAG).unlink(missing_ok=True)
         if record.probation is not None:
-            (self.root / PROBATION_FLAG).touch()
-            self.manager.start_watch()
+            self.watch()
         return 0
+
+    def watch(self) -> None:
+        """Lets the probation be watched in this boot.
+
+        Early boot has said so where it knew of the probation. It knows of none that begins later:
+        with the commit, or, after a cut in the commit, with what is made up for it.
+        """
+        flag = self.root / PROBATION_FLAG
+        if not flag.exists():
+            flag.touch()
+            self.manager.start_watch()
 
     def audit(self, what: str, result: Result, detail: str = "", generation: int = 0) -> None:
         """One entry of the audit trail, about the running generation or the one named."""

@@ -19,7 +19,7 @@ from recovery import decide, service
 from recovery.boot import BootReport, RunningImage
 from recovery.bootcontrol.systemd_boot import SystemdBoot, entry_name
 from recovery.device import DeviceConfig, HealthCheck
-from recovery.early import choose
+from recovery.early import PROBATION_FLAG, arm, choose
 from recovery.errors import RefusedError
 from recovery.generations import Generation, PackageEntry
 from recovery.observe import view_of
@@ -62,7 +62,6 @@ class Machine:
         """Version 1.0 in slot a, committed."""
         make_esp(root / "esp")
         factory_store(root / "state")
-        (root / "run/orbital").mkdir(parents=True)
         (root / "versions").mkdir()
         (root / "versions/a").write_text("1.0")
         return cls(root)
@@ -95,7 +94,9 @@ class Machine:
                 key=lambda path: path.read_text().split("version ")[1],
             )
             newest.rename(entries / f"orbital-{slot}+{left - 1}-1.conf")
-        self.slot, self.boots = slot, self.boots + 1
+        self.slot, self.boots, self.watching = slot, self.boots + 1, False
+        shutil.rmtree(self.root / "run", ignore_errors=True)
+        (self.root / "run/orbital").mkdir(parents=True)
         (self.root / "proc/sys/kernel/random").mkdir(parents=True, exist_ok=True)
         (self.root / "proc/sys/kernel/random/boot_id").write_text(f"{self.boot_id}\n")
         return slot
@@ -111,6 +112,8 @@ class Machine:
             if isinstance(decide.give_up(view, choice.give_up), decide.GiveUp):
                 apply(give_up(view, choice.give_up, 0), self.store, self.control)
                 return None
+        if not choice.trial:  # Its deadline is systemd's.
+            arm(choice, self.root)
         report = BootReport(
             boot_id=self.boot_id,
             slot=slot,
@@ -165,6 +168,8 @@ class Machine:
         before = self.restarts
         if agent.health() == 0:
             agent.commit()
+            watched = (self.root / PROBATION_FLAG).exists()
+            assert watched or self.store.load().probation is None, "nobody ends the probation"
         return self.restarts == before
 
     def install(self, version: str, packages: tuple[PackageEntry, ...] = ()) -> Generation:
@@ -220,6 +225,24 @@ def test_a_good_update_is_committed_and_passes_its_probation(machine: Machine) -
     assert time.monotonic() - started >= 1
     assert machine.store.load().probation is None
     assert machine.events() == [("installed", 2), ("committed", 2), ("probation-passed", 2)]
+
+
+def test_a_commit_that_was_cut_is_finished_and_its_probation_watched(machine: Machine) -> None:
+    """Cut between the loader's record and ours: early boot still takes it for a trial."""
+    machine.install("2.0")
+    agent = machine.boot()
+    assert agent is not None
+    assert agent.health() == 0
+    machine.control.mark_successful("b")
+    agent = machine.boot()
+    assert agent is not None
+    assert agent.health() == 0
+    assert machine.store.load().probation is not None
+    assert machine.watching, "nobody ends the probation, and until then updates are refused"
+    assert agent.commit() == 0
+    assert agent.probation() == 0
+    assert machine.store.load().probation is None
+    assert machine.ends() == ["committed", "probation-passed"]
 
 
 def test_an_unhealthy_trial_gives_up_at_once_and_the_old_side_tells(machine: Machine) -> None:
