@@ -129,6 +129,8 @@ class Soak:
                 stayed = device.boot()
             self.counts["boots"] += 1
             up = up + 1 if stayed and self.meter.cuts == happened else 0
+            if up and device.store.load().probation is not None:
+                raise Wrong("a device that stays up is on probation for ever")
             if up == 2:
                 with device.store.lock("soak"):
                     reconcile(device.packages(), lambda: self.now)

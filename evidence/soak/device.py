@@ -20,7 +20,7 @@ from unittest import mock
 from recovery import decide, plan, service
 from recovery.boot import BootReport, RunningImage, write_report
 from recovery.device import DeviceConfig, HealthCheck, TrialPolicy
-from recovery.early import choose
+from recovery.early import PROBATION_FLAG, arm, choose
 from recovery.generations import Generation
 from recovery.observe import view_of
 from recovery.reporter import SilentReporter
@@ -160,6 +160,9 @@ class SoakDevice:
             if isinstance(decide.give_up(view, choice.give_up), decide.GiveUp):
                 apply(plan.give_up(view, choice.give_up, 0), self.store, self.control)
                 return False
+        (self.root / PROBATION_FLAG).unlink(missing_ok=True)
+        if not choice.trial:  # Its deadline is systemd's.
+            arm(choice, self.root)
         report = BootReport(
             boot_id=self.boot_id, slot=slot, generation=generation.number, trial=choice.trial,
             volatile=False, root_hash=image.root_hash,
@@ -181,7 +184,8 @@ class SoakDevice:
         ):
             if agent.health() == 0:
                 agent.commit()
-            if self.restarts == before:
+            # Otherwise the unit's condition is not met.
+            if self.restarts == before and (self.root / PROBATION_FLAG).exists():
                 agent.probation()
         return self.restarts == before
 
