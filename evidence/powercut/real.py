@@ -194,7 +194,8 @@ def waited(pid: int) -> float:
 
 
 def settled(machine: Machine, wanted: str, place: Path) -> str:
-    """Waits, over as many boots as it takes, until no trial is under way. What is wrong then.
+    """Waits, over as many boots as it takes, until no trial is under way and no probation open.
+    What is wrong then.
 
     wanted: what shall run, and be committed and healthy. place: for what is read of the device.
     """
@@ -212,11 +213,11 @@ def settled(machine: Machine, wanted: str, place: Path) -> str:
             running = running_record(report, found, store.generations.all())
         except OrbitalError as error:
             return f"{error}; {said}"
-        if found.trial is None:
+        if found.trial is None and found.probation is None:
             break
         if deadline.expired:
-            return f"is still on trial: {found.trial}"
-        if not report.trial and "active" in said:
+            return f"is still on trial or probation: {found.trial or found.probation}"
+        if found.trial is not None and not report.trial and "active" in said:
             Device(machine).reboot()  # Else the trial waits for an operator.
         deadline.pause(2)
     paths = [str(path.relative_to(store.root)) for path in store.root.rglob("*")]
