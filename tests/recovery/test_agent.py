@@ -94,9 +94,7 @@ class Machine:
                 key=lambda path: path.read_text().split("version ")[1],
             )
             newest.rename(entries / f"orbital-{slot}+{left - 1}-1.conf")
-        self.slot, self.boots, self.watching = slot, self.boots + 1, False
-        shutil.rmtree(self.root / "run", ignore_errors=True)
-        (self.root / "run/orbital").mkdir(parents=True)
+        self.slot, self.boots = slot, self.boots + 1
         (self.root / "proc/sys/kernel/random").mkdir(parents=True, exist_ok=True)
         (self.root / "proc/sys/kernel/random/boot_id").write_text(f"{self.boot_id}\n")
         return slot
@@ -104,6 +102,9 @@ class Machine:
     def boot(self, check: HealthCheck = HEALTHY) -> Agent | None:
         """A boot as far as userspace; None when early boot gave up and restarts."""
         slot = self.load()
+        self.watching = False
+        shutil.rmtree(self.root / "run", ignore_errors=True)
+        (self.root / "run/orbital").mkdir(parents=True)
         version = (self.root / "versions" / slot).read_text()
         image = RunningImage(slot, f"hash-of-{version}")
         choice, generation = choose(self.store, image, self.root)
