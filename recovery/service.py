@@ -265,7 +265,7 @@ class Agent:
         """Lets the probation be watched in this boot.
 
         Early boot has said so where it knew of the probation. It knows of none that begins later:
-        with the commit, or, after a cut in the commit, with what is made up for it.
+        with the commit, or when `settle` finishes one that was cut.
         """
         flag = self.root / PROBATION_FLAG
         if not flag.exists():
