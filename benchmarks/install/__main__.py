@@ -1,7 +1,8 @@
 """`python -m benchmarks.install`: a whole update, beside `rauc install` from Debian.
 
-One emulated device (QEMU, TCG, one processor, Debian's kernel), one disk, one link: a web server
-behind a throttled interface. In turns it installs the same new image, root and boot artifact,
+One device with one processor, one link: a web server behind a throttled interface. The device is
+emulated (QEMU, TCG, Debian's kernel; its disks are throttled, too), or computes natively (user mode
+Linux, whose system calls are slow). In turns it installs the same new image, root and boot artifact,
 over the same old one:
 
   Orbital            `orbital system update`, with the published delta
@@ -14,7 +15,7 @@ device; our interpreter's start is counted. Nothing is computed: every figure is
 guest or on its interface. Each result is compared with the new image, byte by byte. The link
 has no delay of its own, which favours who asks more often.
 
-The emulated processor is slow, so figures are for comparison, not for a device. Needs root (a
+Neither machine is a device, so figures are for comparison. Needs root (a
 network namespace), nginx, mmdebstrap and QEMU; packages come from the machine's Debian mirror
 and stay in the cache. Exit code 1 when an aim is missed.
 """
@@ -29,7 +30,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.delta.images import Workshop
-from benchmarks.install import guest, machine, offer
+from benchmarks.install import emulated, guest, machine, native, offer
 from benchmarks.install.figures import (
     OURS,
     OURS_FULL,
@@ -48,6 +49,7 @@ from recovery.errors import ToolError
 from recovery.reporter import Reporter, SilentReporter
 
 METHODS = (OURS, OURS_FULL, RAUC_FULL, RAUC_ADAPTIVE)
+_MACHINES = {"emulated": "QEMU, TCG", "native": "user mode Linux"}
 _PATIENCE = 3600.0
 _KEPT = "/state/kept"
 
@@ -182,21 +184,30 @@ def measure(options: argparse.Namespace, work: Path, reporter: Reporter) -> Iter
         rauc=system / "tree",
         reporter=reporter,
     )
-    initramfs = guest.write_initramfs(system, kernel, offered, work)
+    runs_in, hardware = kernel, emulated.HARDWARE
+    if options.machine == "native":
+        runs_in, hardware = native.kernel(cache, tools), native.HARDWARE
+    initramfs = guest.write_initramfs(system, runs_in, hardware, offered, work)
     disks = guest.make_disks(offered, work, tools)
+
+    def start() -> machine.Guest:
+        if options.machine == "native":
+            return native.Native(runs_in.image, initramfs, disks, work)
+        rate = int(options.write_rate * 1e6)
+        return emulated.Emulated(runs_in.image, initramfs, disks, work, rate)
+
     # From here on nothing is fetched: the namespace has no way out.
     link = Link()
     server = machine.WebServer(offered.www, work)
+    reporter.stage("boot and prepare the device")
     try:
-        with machine.Guest(
-            kernel.image, initramfs, disks, work, int(options.write_rate * 1e6)
-        ) as device:
-            reporter.stage("boot and prepare the device")
+        with start() as device:
             bench = Bench(device, server, link, offered, disks, empty=options.target == "empty")
             yield (
                 f"{pair.name}: {pair.what}; {pair.new.size / 1e6:.1f} MB; {bench.prepare()}; "
-                f"slot b holds {'the old image' if options.target == 'old' else 'zeros'}; disks "
-                f"write {options.write_rate:g} MB/s"
+                f"slot b holds {'the old image' if options.target == 'old' else 'zeros'}; "
+                f"{_MACHINES[options.machine]}"
+                + (f", disks write {options.write_rate:g} MB/s" if options.write_rate else "")
             )
             methods = [name for name in METHODS if name in options.methods]
             for name in methods:
@@ -223,6 +234,12 @@ def main() -> int:
     parser.add_argument("--pair", default="a", help="of images (benchmarks.delta), default a")
     parser.add_argument("--small", action="store_true", help="a root of 80 MB, without a kernel")
     parser.add_argument(
+        "--machine",
+        choices=_MACHINES,
+        default="emulated",
+        help="QEMU's slow processor, or the host's own under user mode Linux",
+    )
+    parser.add_argument(
         "--speeds",
         type=lambda text: [float(word) for word in text.split(",")],
         default=[2.0, 20.0, 200.0],
@@ -237,17 +254,25 @@ def main() -> int:
     )
     parser.add_argument("--target", choices=("old", "empty"), default="old", help="slot b before")
     parser.add_argument(
-        "--write-rate", type=float, default=40, help="MB/s of the disks, 0 without limit (40)"
+        "--write-rate",
+        type=float,
+        help="MB/s of the disks, 0 without limit (40; no limit with the native machine)",
     )
     parser.add_argument("--cache", type=Path, default=default_directory())
     parser.add_argument("--work", type=Path, help="folder for files and logs; kept")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.machine == "native" and options.write_rate:
+        parser.error("--write-rate: only the emulated machine has one")
+    if options.write_rate is None:
+        options.write_rate = 40.0 if options.machine == "emulated" else 0.0
     machine.lower_priority()
     out = sys.stderr if options.json else sys.stdout
     runs: list[Run] = []
     what = ""
-    with tempfile.TemporaryDirectory(prefix="orbital-bench-") as folder:
+    # There a flush ends in the host's memory, as QEMU's does.
+    memory = "/dev/shm" if options.machine == "native" else None
+    with tempfile.TemporaryDirectory(prefix="orbital-bench-", dir=memory) as folder:
         work = options.work or Path(folder)
         work.mkdir(parents=True, exist_ok=True)
         for item in measure(options, work, _Lines()):

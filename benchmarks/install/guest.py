@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.install import device, inside
+from benchmarks.install.machine import Hardware
 from benchmarks.install.offer import SYSTEM, Offer
 from imager import bootstrap
 from imager.agent import LIBRARY, agent_files
@@ -28,8 +30,6 @@ PACKAGES = (
     "python3-msgspec", "python3-tuf", "python3-zstandard", "rauc", "rauc-service",
     "squashfs-tools", "util-linux",
 )  # fmt: skip
-# Beside those that the guest loads by name: what they ask for.
-_MORE_MODULES = ("sha256_ssse3",)
 _EPOCH = 1_700_000_000
 _VERSION = 1
 _MEGABYTE = 1 << 20
@@ -99,11 +99,13 @@ def debian(cache: Cache) -> Path:
     return cache.stage("benchmark-guest", {**inputs}, build)
 
 
-def write_initramfs(system: Path, kernel: Kernel, offer: Offer, work: Path) -> Path:
+def write_initramfs(
+    system: Path, kernel: Kernel, hardware: Hardware, offer: Offer, work: Path
+) -> Path:
     """The guest's programs and files. system: of `debian`."""
     tree = Tree.from_tar(system / "system.tar")
     tree.remove("usr/share/doc", "usr/share/locale", "usr/lib/python3.13/test")
-    tree.merge(kernel.module_tree([*inside.MODULES, *_MORE_MODULES]))
+    tree.merge(kernel.module_tree(hardware.modules))
     for path, source in agent_files().items():
         tree.file(f"{LIBRARY}/{path}", source.read_bytes())
     other = {**offer.facts, "old_root_hash": "0" * 64}
@@ -111,6 +113,7 @@ def write_initramfs(system: Path, kernel: Kernel, offer: Offer, work: Path) -> P
         tree.file(name.lstrip("/"), json.dumps(facts))
     tree.file(DEVICE.lstrip("/"), Path(device.__file__).read_bytes())
     tree.file("init", Path(inside.__file__).read_bytes(), 0o755)
+    tree.file(inside.HARDWARE.lstrip("/"), json.dumps(asdict(hardware)))
     tree.file("etc/bench/root.json", offer.anchor)
     tree.file("etc/bench/bus.conf", _BUS)
     tree.file("etc/rauc/system.conf", _RAUC)

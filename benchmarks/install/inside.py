@@ -12,19 +12,24 @@ import ctypes
 import json
 import os
 import shutil
+import stat
+import string
 import subprocess
 import threading
 import time
 import traceback
+import tty
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 PORT = "orbital.bench"
-MODULES = (
-    "virtio_blk", "virtio_net", "ext4", "nbd", "loop", "dm-verity", "squashfs",
-)  # fmt: skip
+# The guest's first line: what is sent to a terminal before can be lost.
+READY = b'"ready"\n'
+# What the host says of the machine: modules to load, how names of disks begin, the interface
+# (`benchmarks.install.machine.Hardware`).
+HARDWARE = "/etc/bench/hardware.json"
 _SAMPLE_SECONDS = 0.2
 _COPY = 1 << 20
 
@@ -40,11 +45,17 @@ def main() -> None:
     ):
         _mount(source, target, kind)
     os.environ.update(PATH="/usr/sbin:/usr/bin", LC_ALL="C.UTF-8", HOME="/root", TMPDIR="/tmp")
-    for module in MODULES:
+    hardware.update(json.loads(Path(HARDWARE).read_text()))
+    for module in hardware["modules"]:
         _run(["modprobe", module])
+    _name_disks()
     with _port() as port:
+        port.write(READY)
         for line in port:
             port.write(json.dumps(_answer(json.loads(line))).encode() + b"\n")
+
+
+hardware: dict[str, Any] = {}
 
 
 def _answer(question: dict[str, Any]) -> object:
@@ -57,8 +68,8 @@ def _answer(question: dict[str, Any]) -> object:
 def setup(address: str, state: str) -> dict[str, object]:
     """Brings up the network and the state partition; starts the bus."""
     _run(["ip", "link", "set", "lo", "up"])
-    _run(["ip", "address", "add", address, "dev", "eth0"])
-    _run(["ip", "link", "set", "eth0", "up"])
+    _run(["ip", "address", "add", address, "dev", hardware["interface"]])
+    _run(["ip", "link", "set", hardware["interface"], "up"])
     Path("/state").mkdir(exist_ok=True)
     _mount(state, "/state", "ext4")
     Path("/run/dbus").mkdir()
@@ -201,11 +212,23 @@ def _written() -> dict[str, int]:
     """Bytes written to each disk; sectors are of 512 bytes (kernel, ABI/stable/sysfs-block)."""
     return {
         path.name: int((path / "stat").read_text().split()[6]) * 512
-        for path in sorted(Path("/sys/block").glob("vd*"))
+        for path in sorted(Path("/sys/block").glob(f"{hardware['disks']}*"))
     }
 
 
+def _name_disks() -> None:
+    """Gives every machine's disks the names that programs here know: vda, vdb, ..."""
+    for letter in string.ascii_lowercase:
+        disk, name = Path(f"/dev/{hardware['disks']}{letter}"), Path(f"/dev/vd{letter}")
+        if disk.exists() and not name.exists():
+            os.mknod(name, stat.S_IFBLK | 0o600, disk.stat().st_rdev)
+
+
 def _port() -> Any:
+    if hardware["port"] != PORT:
+        terminal = os.open(hardware["port"], os.O_RDWR)
+        tty.setraw(terminal)
+        return os.fdopen(terminal, "r+b", buffering=0)
     for path in Path("/sys/class/virtio-ports").iterdir():
         if (path / "name").read_text().strip() == PORT:
             return open(f"/dev/{path.name}", "r+b", buffering=0)

@@ -1,30 +1,25 @@
-"""The emulated device and the web server beside it."""
+"""What every machine of the benchmark has: a guest that answers, and a web server beside it."""
 
 from __future__ import annotations
 
 import json
 import os
-import shlex
+import select
 import signal
-import socket
-import time
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from benchmarks.install import link
-from benchmarks.install.inside import PORT
+from benchmarks.install.inside import READY
 from qemu import children
-from qemu.console import Console
 from qemu.deadline import Deadline
-from qemu.hardware import ACCELERATOR
-from qemu.sockets import Listeners
 from recovery.errors import ToolError
 
 MEMORY_MIB = 1024
-_QEMU = "qemu-system-x86_64"
-_CONNECT_SECONDS = 300
 # On a busy host a boot has taken minutes; the benchmark has to end by itself all the same.
 _PATIENCE = 3600.0
 
@@ -81,68 +76,55 @@ class WebServer:
         self._process.wait(10)
 
 
-class Guest:
-    """The running guest; `ask` runs a function of `benchmarks.install.inside` there.
+@dataclass(frozen=True)
+class Hardware:
+    """What the guest has to know of its machine. modules: of the kernel, to be loaded.
+    disks: how their names begin. interface: to the web server. port: a virtio port's name, or a
+    terminal's path."""
 
-    write_rate: bytes a second that the disks take in together, 0 without limit.
+    modules: tuple[str, ...]
+    disks: str
+    interface: str
+    port: str
+
+
+class Guest(ABC):
+    """A running guest; `ask` runs a function of `benchmarks.install.inside` there.
+
+    wire: file descriptor of the host's end of the guest's port. console: says what it printed last.
     """
 
-    def __init__(
-        self, kernel: Path, initramfs: Path, disks: Sequence[Path], work: Path, write_rate: int
-    ) -> None:
-        self._listeners = Listeners()
-        log = work / "qemu.log"
-        command: list[str] = [
-            _QEMU,
-            *("-machine", "q35", "-accel", ACCELERATOR, "-cpu", "max", "-smp", "1"),
-            *("-m", str(MEMORY_MIB), "-nodefaults", "-no-user-config", "-display", "none"),
-            *("-kernel", str(kernel), "-initrd", str(initramfs)),
-            # On a busy host the kernel's check of its timer fails: it counts the host's time.
-            *("-append", "console=ttyS0 quiet panic=-1 no_timer_check rauc.slot=a"),
-            *("-chardev", f"socket,id=console,path={self._listeners.path('console')}"),
-            *("-serial", "chardev:console"),
-            *("-chardev", f"socket,id=bench,path={self._listeners.path('bench')}"),
-            *("-device", "virtio-serial-pci"),
-            *("-device", f"virtserialport,chardev=bench,name={PORT}"),
-            *("-netdev", f"tap,id=net0,ifname={link.NAME},script=no,downscript=no"),
-            *("-device", "virtio-net-pci,netdev=net0"),
-            *("-device", "virtio-rng-pci,rng=rng0"),
-            *("-object", "rng-random,id=rng0,filename=/dev/urandom"),
-        ]
-        limit = f",throttling.group=disk,throttling.bps-write={write_rate}" if write_rate else ""
-        for number, disk in enumerate(disks):
-            # The host's own disk, which others use, is not what is measured: a flush of the
-            # guest ends in the host's memory.
-            command += [
-                "-drive",
-                f"file={disk},id=disk{number},if=none,format=raw,cache=unsafe{limit}",
-                "-device",
-                f"virtio-blk-pci,drive=disk{number}",
-            ]
-        (work / "command").write_text(shlex.join(command) + "\n")
-        self._process = children.start(command, log)
-        deadline = Deadline(_CONNECT_SECONDS)
-        started = time.monotonic()
-        self._console = Console(
-            self._listeners.accept("console", _QEMU, self._process, log, deadline),
-            work / "console.log",
-            started,
-        )
-        self._port = self._listeners.accept("bench", _QEMU, self._process, log, deadline)
-        self._answers = self._port.makefile("rb")
+    def __init__(self, wire: int, console: Callable[[], str]) -> None:
+        self._wire = wire
+        self._said = console
+        if self._line(Deadline(_PATIENCE)) != READY:
+            raise ToolError("cannot start the guest", details=console())
 
     def ask(self, action: str, timeout: float = _PATIENCE, **arguments: object) -> dict[str, Any]:
         """The answer. Raises ToolError with the guest's own words when there is none."""
-        self._port.settimeout(timeout)
-        try:
-            self._port.sendall(json.dumps({"do": action, **arguments}).encode() + b"\n")
-            line = self._answers.readline()
-        except TimeoutError:
-            line = b""
-        answer: dict[str, Any] = json.loads(line) if line else {"error": self._console.tail()}
+        question = json.dumps({"do": action, **arguments}).encode() + b"\n"
+        while question:
+            question = question[os.write(self._wire, question) :]
+        line = self._line(Deadline(timeout))
+        answer: dict[str, Any] = json.loads(line) if line else {"error": self._said()}
         if "error" in answer:
             raise ToolError(f"cannot {action} in the guest", details=str(answer["error"]))
         return answer
+
+    def _line(self, deadline: Deadline) -> bytes:
+        """Up to the end of a line; nothing when it does not come."""
+        line = b""
+        while not line.endswith(b"\n"):
+            if not select.select([self._wire], [], [], deadline.remaining)[0]:
+                return b""
+            try:
+                part = os.read(self._wire, 1 << 16)
+            except OSError:
+                part = b""  # The other end of a terminal is gone.
+            if not part:
+                return b""
+            line += part
+        return line
 
     def run(self, *command: str, timeout: float = _PATIENCE) -> str:
         """What a program in the guest prints; not measured. Raises ToolError when it fails."""
@@ -151,19 +133,15 @@ class Guest:
             raise ToolError(f"cannot run {command[0]} in the guest", details=str(done["output"]))
         return str(done["output"])
 
+    @abstractmethod
     def processor_seconds(self) -> float:
-        """What the emulator has used of the host's processors so far (proc_pid_stat(5))."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """What the machine has used of the host's processors so far."""
 
+    @abstractmethod
     def close(self) -> None:
         """Cuts the power."""
-        children.end(self._process)
-        self._port.shutdown(socket.SHUT_RDWR)
-        self._console.close()
-        self._listeners.close()
 
-    def __enter__(self) -> Guest:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -173,6 +151,13 @@ class Guest:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def used(pid: int) -> float:
+    """Seconds of processors that a process has used, with those of its children that have ended
+    (proc_pid_stat(5))."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def lower_priority() -> None:
