@@ -1,9 +1,9 @@
 """`python -m benchmarks.install`: a whole update, beside `rauc install` from Debian.
 
-One device with one processor, one link: a web server behind a throttled interface. The device is
-emulated (QEMU, TCG, Debian's kernel; its disks are throttled, too), or computes natively (user mode
-Linux, whose system calls are slow). In turns it installs the same new image, root and boot artifact,
-over the same old one:
+One device with one processor, one link: a web server behind a throttled interface. The device
+is emulated (QEMU, TCG, Debian's kernel; its disks are throttled, too), or computes natively (user
+mode Linux, whose system calls are slow). In turns it installs the same new image, root and boot
+artifact, over the same old one:
 
   Orbital            `orbital system update`, with the published delta
   Orbital, no delta  the same from another base, as if none had been published
@@ -15,9 +15,9 @@ device; our interpreter's start is counted. Nothing is computed: every figure is
 guest or on its interface. Each result is compared with the new image, byte by byte. The link
 has no delay of its own, which favours who asks more often.
 
-Neither machine is a device, so figures are for comparison. Needs root (a
-network namespace), nginx, mmdebstrap and QEMU; packages come from the machine's Debian mirror
-and stay in the cache. Exit code 1 when an aim is missed.
+Neither machine is a device, so figures are for comparison. Needs root (a network namespace), nginx,
+mmdebstrap, and a C compiler for user mode Linux; packages come from the machine's Debian mirror and
+stay in the cache. Exit code 1 when an aim is missed.
 """
 
 from __future__ import annotations
