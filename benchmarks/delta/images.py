@@ -142,6 +142,26 @@ class Workshop:
         )
         return self._build("c", f"application change beside {size >> 20} MiB of data", old, new)
 
+    def versions(self) -> tuple[Image, ...]:
+        """Versions of a system, each with one security update more, the last with an application's.
+
+        Without a kernel.
+        """
+        old, new = (self._system(RELEASE, security=newer) for newer in (False, True))
+        updates = sorted(SECURITY)
+        applications = [self._fetch_application(security=newer) for newer in (False, True)]
+        contents = [
+            _Contents(((old, None), (applications[0], None), (new, frozenset(updates[:count]))))
+            for count in range(len(updates) + 1)
+        ]
+        contents.append(
+            _Contents(((old, None), (applications[1], None), (new, frozenset(updates))))
+        )
+        return tuple(
+            self._image(f"gateway_{number}_versions", item, _EPOCH + number * _DAY)[1]
+            for number, item in enumerate(contents)
+        )
+
     def _major(self) -> Pair:
         old, new = (
             _Contents(

@@ -108,7 +108,7 @@ def make(
     for name, image in zip(VERSIONS, (pair.old, pair.new), strict=True):
         folder = work / name
         folder.mkdir()
-        index, version = _build(name, image, kernel, folder, cache=cache, tools=tools)
+        index, version = build_version(name, image, kernel, folder, cache=cache, tools=tools)
         (folder / "index.json").write_bytes(msgspec.json.encode(index))
         (folder / "sbom.cdx.json").write_bytes(b"{}\n")
         versions.append(version)
@@ -127,9 +127,10 @@ def make(
     return Offer(old, new, www, anchor, bundles / CERTIFICATE)
 
 
-def _build(
+def build_version(
     name: str, image: Image, kernel: Path, folder: Path, *, cache: Cache, tools: Tools
 ) -> tuple[OsIndex, Version]:
+    """One version in folder, as a build directory has it but for its documents."""
     stream, chunks = cut(image.path, cache, tools, size=image.size)
     shutil.copytree(chunks, folder / "chunks")
     root = root_image(image, folder / "root.img", stream)
