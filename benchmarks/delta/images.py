@@ -17,8 +17,9 @@ from __future__ import annotations
 import lzma
 import random
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 from imager import bootstrap
@@ -142,25 +143,22 @@ class Workshop:
         )
         return self._build("c", f"application change beside {size >> 20} MiB of data", old, new)
 
-    def versions(self) -> tuple[Image, ...]:
-        """Versions of a system, each with one security update more, the last with an application's.
-
-        Without a kernel.
-        """
-        old, new = (self._system(RELEASE, security=newer) for newer in (False, True))
-        updates = sorted(SECURITY)
-        applications = [self._fetch_application(security=newer) for newer in (False, True)]
-        contents = [
-            _Contents(((old, None), (applications[0], None), (new, frozenset(updates[:count]))))
-            for count in range(len(updates) + 1)
-        ]
-        contents.append(
-            _Contents(((old, None), (applications[1], None), (new, frozenset(updates))))
-        )
-        return tuple(
-            self._image(f"gateway_{number}_versions", item, _EPOCH + number * _DAY)[1]
-            for number, item in enumerate(contents)
-        )
+    def versions(self) -> Iterator[Image]:
+        """Versions of a system without a kernel, without end: each has one security update more
+        than the one before it; when there are no more, an application changes forth and back."""
+        system, newer = (self._system(RELEASE, security=security) for security in (False, True))
+        applications = [self._fetch_application(security=security) for security in (False, True)]
+        known: dict[str, str] = {}
+        for number in count():
+            updates = sorted(SECURITY)[:number]
+            application = applications[max(number - len(SECURITY), 0) % 2]
+            contents = _Contents(((system, None), (application, None), (newer, frozenset(updates))))
+            name = f"gateway_{number}_versions"
+            found, image = self._image(name, contents, _EPOCH + number * _DAY)
+            # Not every update is one of what this system has.
+            if found != known:
+                known = found
+                yield image
 
     def _major(self) -> Pair:
         old, new = (

@@ -40,6 +40,8 @@ CERTIFICATE = "certificate.pem"
 _SQUASHFS = "-comp zstd -Xcompression-level 19 -processors 1"
 # The verity superblock (cryptsetup wiki, DMVerity, "superblock"): size and start of the salt.
 _SALT_SIZE, _SALT = 80, 88
+# A bill of materials has to be there.
+_SBOM = b"{}\n"
 
 _MANIFEST = """\
 [update]
@@ -108,9 +110,7 @@ def make(
     for name, image in zip(VERSIONS, (pair.old, pair.new), strict=True):
         folder = work / name
         folder.mkdir()
-        index, version = build_version(name, image, kernel, folder, cache=cache, tools=tools)
-        (folder / "index.json").write_bytes(msgspec.json.encode(index))
-        (folder / "sbom.cdx.json").write_bytes(b"{}\n")
+        _, version = build_version(name, image, kernel, folder, cache=cache, tools=tools)
         versions.append(version)
         builds.append(folder)
     make_development_keys(work / "keys")
@@ -130,7 +130,7 @@ def make(
 def build_version(
     name: str, image: Image, kernel: Path, folder: Path, *, cache: Cache, tools: Tools
 ) -> tuple[OsIndex, Version]:
-    """One version in folder, as a build directory has it but for its documents."""
+    """Makes folder a build directory of one version."""
     stream, chunks = cut(image.path, cache, tools, size=image.size)
     shutil.copytree(chunks, folder / "chunks")
     root = root_image(image, folder / "root.img", stream)
@@ -150,8 +150,10 @@ def build_version(
         root=root,
         boot=BootArtifact("fit", stream),
         packages={},
-        sbom_sha256=hashlib.sha256(b"{}\n").hexdigest(),
+        sbom_sha256=hashlib.sha256(_SBOM).hexdigest(),
     )
+    (folder / "index.json").write_bytes(msgspec.json.encode(index))
+    (folder / "sbom.cdx.json").write_bytes(_SBOM)
     return index, Version(name, folder / "root.img", boot, root.root_hash)
 
 
