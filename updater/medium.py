@@ -25,16 +25,23 @@ ALIGNMENT = 4096
 
 
 def buffer(size: int) -> memoryview:
-    """Memory for O_DIRECT: of at least size bytes, aligned (an anonymous mapping)."""
-    return memoryview(mmap.mmap(-1, aligned(size)))
+    """Memory for O_DIRECT: of at least size bytes, aligned (an anonymous mapping).
+
+    In huge pages where the kernel has them: to touch it takes the kernel a tenth of an update's
+    processor time otherwise. Private, for shared memory has none by default
+    (Documentation/admin-guide/mm/transhuge.rst).
+    """
+    mapping = mmap.mmap(-1, aligned(size), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):
+        mapping.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(mapping)
 
 
 def forget(memory: memoryview) -> None:
     """Gives the memory of a buffer back; it is zeros when it is used again."""
     mapping = memory.obj
     if isinstance(mapping, mmap.mmap):
-        # Shared, as anonymous mappings of Python are: MADV_DONTNEED would keep it.
-        mapping.madvise(mmap.MADV_REMOVE)
+        mapping.madvise(mmap.MADV_DONTNEED)
 
 
 class Medium:

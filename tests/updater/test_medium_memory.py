@@ -12,19 +12,19 @@ from updater.medium import Medium, buffer, forget
 SIZE = 32 << 20
 
 
-def shared() -> int:
-    """Bytes of anonymous shared memory that this process holds."""
+def anonymous() -> int:
+    """Bytes of memory of no file that this process holds."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.split("RssShmem:")[1].split()[0]) * 1024
+    return int(status.split("RssAnon:")[1].split()[0]) * 1024
 
 
 def test_a_forgotten_buffer_takes_no_memory_and_is_zeros() -> None:
-    before = shared()
+    before = anonymous()
     memory = buffer(SIZE)
     memory[:] = b"\1" * SIZE
-    assert shared() - before >= SIZE
+    assert anonymous() - before >= SIZE
     forget(memory)
-    assert shared() - before < SIZE // 8
+    assert anonymous() - before < SIZE // 8
     assert memory[:4096] == bytes(4096)
     memory[-1] = 7
     assert memory[SIZE - 1] == 7
