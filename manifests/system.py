@@ -116,6 +116,8 @@ class Update(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window: when; absent means at any time.
     reboot: whether an unattended update also reboots into the new generation.
     budget: what it may cost.
+    prefer: what an update spares where both cannot be had: bytes, as deltas do, or time. Without
+        effect where there is a budget.
     """
 
     source: Url | None = None
@@ -123,6 +125,7 @@ class Update(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window: Window | None = None
     reboot: bool = True
     budget: Budget = Budget()
+    prefer: Literal["bytes", "time"] = "bytes"
 
 
 class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -302,6 +305,7 @@ def device_update(update: Update) -> device.UpdatePolicy:
         reboot=update.reboot,
         budget_update=update.budget.per_update or 0,
         budget_month=update.budget.per_month or 0,
+        prefer=update.prefer,
     )
 
 

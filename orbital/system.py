@@ -56,6 +56,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="fetch more than the update policy allows in one update or in a month",
     )
+    change.add_argument(
+        "--prefer",
+        choices=("bytes", "time"),
+        help="what to spare where both cannot be had (default: the update policy's, which is bytes "
+        "if it does not say); without effect while there is a budget",
+    )
     change.set_defaults(handler=_update)
 
     show = commands.add_parser(
@@ -154,6 +160,7 @@ def _update(args: argparse.Namespace, output: Output) -> int:
         budget=Budget()
         if args.ignore_budget
         else Budget(policy.budget_update, policy.budget_month),
+        prefer=args.prefer or policy.prefer,
     )
     version = device.config.version
     if args.check:

@@ -63,7 +63,8 @@ class UpdatePolicy:
 
     window_start, window_end: "HH:MM" local time; both empty means any time.
     budget_update, budget_month: bytes that may be fetched over a network for one update,
-    and in a calendar month; 0 is without limit.
+    and in a calendar month; 0 is without limit. prefer: what an update spares where both
+    cannot be had; time counts only without a budget.
     """
 
     source: str = ""
@@ -73,6 +74,7 @@ class UpdatePolicy:
     reboot: bool = True
     budget_update: int = 0
     budget_month: int = 0
+    prefer: Literal["bytes", "time"] = "bytes"
 
 
 @dataclass(frozen=True)

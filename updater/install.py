@@ -192,13 +192,13 @@ def _maker(plan: Plan, device: Device, source: Source) -> Making | None:
     if slices is None:
         return Making(source, way, plan.full_bytes)
     if way.kind == "chunks":
-        return Making(source, way, plan.full_bytes, map_size=slices.size)
+        return Making(source, way, plan.full_bytes, map_size=plan.looked_up)
 
     def found() -> tuple[Way, int]:
         # Nobody waits for this alone: the other segments come meanwhile.
         return look(device, source, plan.index, slices, lambda _done, _total: None)
 
-    return Making(source, way, plan.full_bytes, look=found)
+    return Making(source, way, plan.full_bytes, look=found, map_size=plan.looked_up)
 
 
 @contextlib.contextmanager

@@ -40,7 +40,7 @@ class Making:
     ) -> None:
         """full_size: bytes in full. look: what finds slices when a payload fails; may raise.
 
-        map_size: bytes of the map of the slices that the way has already.
+        map_size: bytes of the slices' map that were fetched before.
         """
         runs = (*way.root, *way.boot)
         self._ledger = Ledger(full_size)

@@ -68,7 +68,7 @@ class Plan:
     """An install that this device can do. index_sha256: digest of the index, hex.
 
     way: how each part of the image gets into the slot. slices: the image's slice map, for
-    what a delta cannot make.
+    what a delta cannot make. looked_up: bytes that were fetched of it to choose the way.
     """
 
     version: str
@@ -79,6 +79,7 @@ class Plan:
     actions: tuple[Action, ...]
     way: Way
     slices: Signed | None = None
+    looked_up: int = 0
 
     @property
     def resume(self) -> bool:
@@ -166,10 +167,12 @@ def plan(
     journal: Journal | None,
     way: Way | None = None,
     slices: Signed | None = None,
+    looked_up: int = 0,
 ) -> Plan:
     """The actions that bring the image into the slot and on trial.
 
-    version: the one that was chosen. way: how the image comes; None: in full. slices: see Plan.
+    version: the one that was chosen. way: how the image comes; None: in full. slices,
+    looked_up: see Plan.
     Raises RefusedError when the image is not
     for this device, SpaceError when it does not fit.
     """
@@ -208,7 +211,15 @@ def plan(
     actions.append(Action("write-boot-artifact", "the loader starts it"))
     actions.append(Action("start-trial", "the commit point: from there on it boots"))
     return Plan(
-        version, config.version, facts.slot, index, index_sha256, tuple(actions), way, slices
+        version,
+        config.version,
+        facts.slot,
+        index,
+        index_sha256,
+        tuple(actions),
+        way,
+        slices,
+        looked_up,
     )
 
 

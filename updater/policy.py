@@ -3,7 +3,7 @@
 ```json
 {"source": "https://updates.example.org/gateway", "automatic": true,
  "window_start": "22:00", "window_end": "04:00", "reboot": true,
- "budget_update": "60MiB", "budget_month": "200MiB"}
+ "budget_update": "60MiB", "budget_month": "200MiB", "prefer": "bytes"}
 ```
 
 Every key is optional. /etc belongs to the generation: a change is copied to
@@ -13,6 +13,7 @@ the next one and comes back with a rollback.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -33,6 +34,7 @@ class _Override(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reboot: bool | None = None
     budget_update: str | None = None
     budget_month: str | None = None
+    prefer: Literal["bytes", "time"] | None = None
 
 
 def load_policy(config: DeviceConfig, root: Path = Path("/")) -> UpdatePolicy:
@@ -64,6 +66,7 @@ def load_policy(config: DeviceConfig, root: Path = Path("/")) -> UpdatePolicy:
         reboot=image.reboot if override.reboot is None else override.reboot,
         budget_update=_size(path, "budget_update", override.budget_update, image.budget_update),
         budget_month=_size(path, "budget_month", override.budget_month, image.budget_month),
+        prefer=image.prefer if override.prefer is None else override.prefer,
     )
     window.parse(policy.window_start, policy.window_end)
     return policy

@@ -101,6 +101,11 @@ class Way:
         return cost((*self.root, *self.boot))
 
     @property
+    def made_bytes(self) -> int:
+        """Bytes that payloads make."""
+        return sum(run.size for run in (*self.root, *self.boot) if run.payload is not None)
+
+    @property
     def kind(self) -> Literal["delta", "chunks", "full"]:
         """Its name, for people."""
         if not self.from_version:

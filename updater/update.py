@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 from manifests.delta import Delta, delta_target
 from manifests.index import OsIndex, Release
@@ -23,7 +24,7 @@ from updater.repository import opened_source, refreshed
 from updater.runs import cheapest
 from updater.source import DirectorySource, Source
 from updater.trust import TrustedRepository
-from updater.ways import cheaper, serves, slice_map
+from updater.ways import cheaper, quicker, serves, slice_map
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,17 +33,22 @@ if TYPE_CHECKING:
     from updater.packages.parcels import Parcels
 
 _LOCK = "orbital system update"
+# What is not known before an update looks through the running image.
+_CHEAPER = "the running image may have parts of it: then less is fetched"
+_QUICKER = "the running image may have parts of it: on a quick link more is fetched, to save time"
 
 
 @dataclass(frozen=True)
 class Request:
     """What was asked for. source: URL or directory. to: a version by name, or None for the
-    newest. requested_by: who asked, for the history. budget: what may be fetched from a URL."""
+    newest. requested_by: who asked, for the history. budget: what may be fetched from a URL.
+    prefer: what is spared where both cannot be had; time counts only without a budget."""
 
     source: str
     to: str | None
     requested_by: str
     budget: Budget = UNLIMITED
+    prefer: Literal["bytes", "time"] = "bytes"
 
 
 @dataclass(frozen=True)
@@ -177,16 +183,19 @@ def _offer(
             return Offer(None, None), ""
         index, index_sha256 = published_index(repository, config, release.version)
         delta, notes = _delta(device, repository, index)
-        way = cheapest(index, delta)
+        way, looked_up = cheapest(index, delta), 0
         slices = slice_map(repository, index)
-        if slices is not None and not serves(way, index):
+        hurry = request.prefer == "time" and request.budget == UNLIMITED
+        if slices is not None and (hurry or not serves(way, index)):
+            compare, hint = (quicker, _QUICKER) if serves(way, index) else (cheaper, _CHEAPER)
             if reporter is None:
-                notes += ("the running image may have parts of it: then less is fetched",)
+                notes += (hint,)
             else:
-                way, more = cheaper(
+                compared = compare(
                     way, index, slices, device=device, source=source, reporter=reporter
                 )
-                notes += more
+                way, looked_up = compared.way, compared.looked_up
+                notes += compared.notes
         packages, parcels = _packages(device, repository, index, record, int(now))
     chosen = plan(
         index,
@@ -197,6 +206,7 @@ def _offer(
         journal=journal.load(device.store.root),
         way=way,
         slices=slices,
+        looked_up=looked_up,
     )
     notes += parcels.notes if parcels is not None else ()
     return Offer(release, chosen, packages, parcels, notes), release.summary

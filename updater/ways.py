@@ -2,13 +2,16 @@
 
 What a delta and a full download cost is signed, and known before anything is fetched. What
 slices cost is known once the map is here (its size is signed) and the running image was read:
-some seconds, so that is done only for an update, and only when no delta serves well.
+some seconds, so that is done only for an update, and only when no delta serves well, or when
+time is what the update shall spare: a delta fetches least and computes most.
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from manifests.index import OsIndex
@@ -27,7 +30,23 @@ MAP_SHARE = 0.005
 _WELL = 0.5
 """A delta that costs less than this share of the full download is not compared with slices."""
 
+QUICK_LINK = 1_000_000
+"""Bytes a second; on a slower link a delta is taken without looking further."""
+MAKING = 6.0
+"""Processor time for making a part of an image by delta, less what copying slices takes, by that
+for looking through as much of an image (docs/benchmarks/install.md)."""
+
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The way that was chosen. looked_up: bytes of the map that were fetched to choose it.
+    notes: for people."""
+
+    way: Way
+    looked_up: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def slice_map(repository: TrustedRepository, index: OsIndex) -> Signed | None:
@@ -52,15 +71,57 @@ def cheaper(
     device: Device,
     source: Source,
     reporter: Reporter,
-) -> tuple[Way, tuple[str, ...]]:
-    """The way, or one by slices that fetches less with its map; and why slices do not serve."""
+) -> Compared:
+    """The way, or one by slices that fetches less with its map."""
     reporter.stage("look for parts of the image in the running one")
     try:
         gathered, size = look(device, source, index, found, reporter.progress)
     except OrbitalError as error:
         # Without it the update costs more and is as good.
-        return way, (f"{error.brief}: nothing is taken from the running image",)
-    return (gathered if gathered.fetch_bytes + size < way.fetch_bytes else way), ()
+        return Compared(way, 0, (f"{error.brief}: nothing is taken from the running image",))
+    return Compared(gathered if gathered.fetch_bytes + size < way.fetch_bytes else way, size)
+
+
+def sooner(more: int, rate: float, made: int, searching: float) -> bool:
+    """Whether fetching that many bytes more takes less time than what a delta makes. Pure.
+
+    rate: of the link, bytes a second. made: bytes that the delta makes. searching: seconds of
+    processor time in which this device looks through a byte.
+    """
+    return more < rate * made * searching * MAKING
+
+
+def quicker(
+    way: Way,
+    index: OsIndex,
+    found: Signed,
+    *,
+    device: Device,
+    source: Source,
+    reporter: Reporter,
+) -> Compared:
+    """The way by delta, or by slices if that takes less time.
+
+    Nobody has to know the link or the device: the rate is measured while the map comes, and
+    how quick the processor is while the running image is looked through.
+    """
+    reporter.stage("look for the quickest way")
+    try:
+        began = time.monotonic()
+        data = _fetched(source, found)
+        rate = len(data) / max(time.monotonic() - began, 1e-6)
+        if rate < QUICK_LINK:
+            return Compared(way, found.size)
+        began = time.thread_time()
+        gathered = _gathered(device, index, data, reporter.progress)
+        searching = (time.thread_time() - began) / (index.root.stream.size + index.boot.stream.size)
+    except OrbitalError as error:
+        return Compared(way, 0, (f"{error.brief}: the delta is taken, quick or not",))
+    more = gathered.fetch_bytes - way.fetch_bytes
+    if not sooner(more, rate, way.made_bytes, searching):
+        return Compared(way, found.size)
+    note = f"{more} bytes more than by delta are fetched: here that takes less time"
+    return Compared(gathered, found.size, (note,))
 
 
 def look(
@@ -70,15 +131,25 @@ def look(
 
     Raises TrustError, ManifestError, FetchError.
     """
-    # Most updates do without.
-    from updater.slices import by_slices, decode_slices
+    return _gathered(device, index, _fetched(source, found), progress), found.size
 
+
+def _fetched(source: Source, found: Signed) -> bytes:
+    """The map, as it was signed."""
     data = read(source, found.path, found.size)
     if len(data) != found.size or hashlib.sha256(data).hexdigest() != found.sha256:
         raise TrustError(
             f"cannot use {found.path} from {source.name}: it is damaged or tampered with",
             resolution="repair or replace the repository's copy",
         )
+    return data
+
+
+def _gathered(device: Device, index: OsIndex, data: bytes, progress: Progress) -> Way:
+    """The way by slices of the running image. data: the map."""
+    # Most updates do without.
+    from updater.slices import by_slices, decode_slices
+
     root, boot = decode_slices(data, index)
     running = device.boot_control.current_slot()
     places = (
@@ -86,7 +157,7 @@ def look(
         _places(device.boot_artifact(running), boot, progress),
     )
     version = device.config.version
-    return by_slices(index, root, boot, places=places, from_version=version), found.size
+    return by_slices(index, root, boot, places=places, from_version=version)
 
 
 def _places(path: Path, slices: tuple[Slice, ...], progress: Progress) -> dict[bytes, int]:

@@ -5,10 +5,11 @@ is emulated (QEMU, TCG, Debian's kernel; its disks are throttled, too), or compu
 mode Linux, whose system calls are slow). In turns it installs the same new image, root and boot
 artifact, over the same old one:
 
-  Orbital            `orbital system update`, with the published delta
-  Orbital, no delta  the same from another base, as if none had been published
-  RAUC full          rauc install URL: streaming of a verity bundle (nbd in the guest)
-  RAUC adaptive      the same with adaptive=block-hash-index and the stored index of both slots
+  Orbital               `orbital system update`, with the published delta
+  Orbital, prefer time  the same with --prefer time
+  Orbital, no delta     the same from another base, as if none had been published
+  RAUC full             rauc install URL: streaming of a verity bundle (nbd in the guest)
+  RAUC adaptive         the same with adaptive=block-hash-index and the stored index of both slots
 
 Time is from the start of the command to flushed data. RAUC's service runs already, as on a
 device; our interpreter's start is counted. Nothing is computed: every figure is counted in the
@@ -34,6 +35,7 @@ from benchmarks.install import emulated, guest, machine, native, offer
 from benchmarks.install.figures import (
     OURS,
     OURS_FULL,
+    OURS_QUICK,
     RAUC_ADAPTIVE,
     RAUC_FULL,
     Run,
@@ -48,7 +50,8 @@ from manifests.catalogue import find, load_board
 from recovery.errors import ToolError
 from recovery.reporter import Reporter, SilentReporter
 
-METHODS = (OURS, OURS_FULL, RAUC_FULL, RAUC_ADAPTIVE)
+_OURS = (OURS, OURS_QUICK, OURS_FULL)
+METHODS = (*_OURS, RAUC_FULL, RAUC_ADAPTIVE)
 _MACHINES = {"emulated": "QEMU, TCG", "native": "user mode Linux"}
 _PATIENCE = 3600.0
 _KEPT = "/state/kept"
@@ -120,7 +123,7 @@ class Bench:
             else:
                 self._guest.ask("copy", source=source, target=target)
         self._guest.ask("keep", source="/none", target="/state/orbital")
-        if method in (OURS, OURS_FULL):
+        if method in _OURS:
             self._guest.run("python3", "-I", guest.DEVICE, "factory", _facts(method))
             return
         self._guest.ask("keep", source=_KEPT, target="/state/rauc")
@@ -136,9 +139,10 @@ class Bench:
 
     def _command(self, method: str) -> list[str]:
         url = self._server.url
-        if method in (OURS, OURS_FULL):
+        if method in _OURS:
             facts = _facts(method)
-            return ["python3", "-I", guest.DEVICE, "update", facts, f"{url}/repository"]
+            prefer = "time" if method == OURS_QUICK else "bytes"
+            return ["python3", "-I", guest.DEVICE, "update", facts, f"{url}/repository", prefer]
         bundle = offer.FULL if method == RAUC_FULL else offer.ADAPTIVE
         return ["rauc", "install", f"{url}/{bundle}"]
 
@@ -165,7 +169,7 @@ class _Lines(SilentReporter):
 
 
 def _facts(method: str) -> str:
-    return guest.FACTS if method == OURS else guest.OTHER_FACTS
+    return guest.OTHER_FACTS if method == OURS_FULL else guest.FACTS
 
 
 def measure(options: argparse.Namespace, work: Path, reporter: Reporter) -> Iterator[str | Run]:
@@ -211,7 +215,7 @@ def measure(options: argparse.Namespace, work: Path, reporter: Reporter) -> Iter
             )
             methods = [name for name in METHODS if name in options.methods]
             for name in methods:
-                if name in (OURS, OURS_FULL):
+                if name in _OURS:
                     # Python compiles our programs, as the image of a device has them; not
                     # counted. RAUC has installed twice already.
                     _say(bench.run(name, 0, 0))

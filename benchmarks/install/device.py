@@ -1,8 +1,9 @@
 """Orbital's side in the guest: the device, and one update of it.
 
 `python3 device.py factory FACTS` makes the state of a device that runs the old image;
-`python3 device.py update FACTS URL` does what `orbital system update --source URL` does. FACTS
-is a JSON file (`benchmarks.install.offer.Offer.facts`). Disks: `benchmarks.install.guest`.
+`python3 device.py update FACTS URL PREFER` does what `orbital system update --source URL --prefer
+PREFER` does. FACTS is a JSON file (`benchmarks.install.offer.Offer.facts`). Disks:
+`benchmarks.install.guest`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Literal
 
 sys.path.insert(0, "/usr/lib/orbital")
 
@@ -37,7 +39,7 @@ def factory(facts: dict[str, str]) -> None:
     store.save(StateRecord(next_generation=2, committed=1))
 
 
-def update(facts: dict[str, str], url: str) -> None:
+def update(facts: dict[str, str], url: str, prefer: Literal["bytes", "time"]) -> None:
     """Installs the newest version into slot b, up to the commit point."""
     from recovery.bootcontrol.recorded import Recorded
     from recovery.bootcontrol.uboot import UbootEnvironment
@@ -72,7 +74,8 @@ def update(facts: dict[str, str], url: str) -> None:
         generation=1,
         boot_slots={slot: Path(BOOT_DISKS[slot]) for slot in SLOTS},
     )
-    done = updating.update(device, updating.Request(url, None, "benchmark"), SilentReporter())
+    request = updating.Request(url, None, "benchmark", prefer=prefer)
+    done = updating.update(device, request, SilentReporter())
     assert done.installed is not None, done
     print(done.installed)
 
@@ -82,4 +85,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "factory":
         factory(known)
     else:
-        update(known, sys.argv[3])
+        update(known, sys.argv[3], "time" if sys.argv[4] == "time" else "bytes")

@@ -13,6 +13,7 @@ from benchmarks.install import inside, offer
 from benchmarks.install.figures import (
     OURS,
     OURS_FULL,
+    OURS_QUICK,
     RAUC_ADAPTIVE,
     RAUC_FULL,
     Run,
@@ -76,14 +77,20 @@ def test_each_peer_is_judged_at_each_speed() -> None:
     runs = [
         run(method, seconds, speed=speed)
         for speed in (20.0, 200.0)
-        for method, seconds in ((OURS, 10), (RAUC_FULL, 9), (RAUC_ADAPTIVE, 11))
-    ]
-    found = {(item.speed, item.peer): item.met for item in verdicts(runs, "a")}
+        for method, seconds in (
+            (OURS, 10), (OURS_QUICK, 8), (OURS_FULL, 99), (RAUC_FULL, 9), (RAUC_ADAPTIVE, 11),
+        )
+    ]  # fmt: skip
+    found = {(item.speed, item.method, item.peer): item.met for item in verdicts(runs, "a")}
     assert found == {
-        (20.0, RAUC_FULL): False,
-        (20.0, RAUC_ADAPTIVE): True,
-        (200.0, RAUC_FULL): False,
-        (200.0, RAUC_ADAPTIVE): True,
+        (20.0, OURS, RAUC_FULL): False,
+        (20.0, OURS, RAUC_ADAPTIVE): True,
+        (20.0, OURS_QUICK, RAUC_FULL): True,
+        (20.0, OURS_QUICK, RAUC_ADAPTIVE): True,
+        (200.0, OURS, RAUC_FULL): False,
+        (200.0, OURS, RAUC_ADAPTIVE): True,
+        (200.0, OURS_QUICK, RAUC_FULL): True,
+        (200.0, OURS_QUICK, RAUC_ADAPTIVE): True,
     }
 
 
