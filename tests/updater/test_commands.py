@@ -22,6 +22,7 @@ from tests.updater.devices import FileDevice
 from tests.updater.images import build_image
 from tests.updater.publisher import Publisher
 from updater.device import open_device
+from updater.update import Outcome, Request
 
 Run = Callable[..., tuple[int, Any]]
 
@@ -133,6 +134,36 @@ def test_unattended_update_obeys_the_policy(
     assert code == 0
     assert reason in found["reason"]
     assert device.snapshot() == before
+
+
+@pytest.mark.parametrize(
+    ("policy", "words", "expected"),
+    [
+        ({}, (), "bytes"),
+        ({"prefer": "time"}, (), "time"),
+        ({"prefer": "time"}, ("--prefer", "bytes"), "bytes"),
+        ({}, ("--prefer", "time"), "time"),
+    ],
+)
+def test_what_an_update_spares_is_the_policy_s_unless_a_person_says_otherwise(
+    device: FileDevice,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    policy: Mapping[str, object],
+    words: tuple[str, ...],
+    expected: str,
+) -> None:
+    set_policy(device, **policy)
+    asked: list[Request] = []
+
+    def update(_: object, request: Request, *_more: object) -> Outcome:
+        asked.append(request)
+        return Outcome(None, "")
+
+    monkeypatch.setattr("updater.update.update", update)
+    code, _found = run("update", *words)
+    assert code == 0
+    assert [request.prefer for request in asked] == [expected]
 
 
 @pytest.mark.parametrize("reboot", [True, False])

@@ -249,8 +249,8 @@ def test_policy_of_the_image_holds_without_a_file(tmp_path: Path) -> None:
 
 
 def test_policy_is_overridden_key_by_key(tmp_path: Path) -> None:
-    changed = override(tmp_path, '{"automatic": true, "source": "http://y"}')
-    assert changed == UpdatePolicy(source="http://y", automatic=True)
+    changed = override(tmp_path, '{"automatic": true, "source": "http://y", "prefer": "time"}')
+    assert changed == UpdatePolicy(source="http://y", automatic=True, prefer="time")
 
 
 @pytest.mark.parametrize(
@@ -262,6 +262,7 @@ def test_policy_is_overridden_key_by_key(tmp_path: Path) -> None:
         '{"automatik": true}',
         '{"window_start": "22:00"}',
         '{"window_start": "22:00", "window_end": "25:00"}',
+        '{"prefer": "speed"}',
     ],
 )
 def test_policy_with_a_mistake_is_refused(tmp_path: Path, text: str) -> None:
