@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
+from benchmarks.delta import plot
 from benchmarks.delta.images import Image, Workshop
 from benchmarks.install import offer
 from imager.cache import Cache, default_directory
@@ -93,6 +94,23 @@ def measure(images: Iterable[Image], kernel: Path, work: Path, tools: Tools) -> 
         )
 
 
+def drawn(releases: Iterable[Release]) -> str:
+    """The plot."""
+    known = tuple(releases)
+    return plot.lines(
+        "Cost by the number of published versions",
+        "published versions",
+        {
+            "publishing one more, processor seconds": [(r.number, r.cpu) for r in known],
+            "stored for it, MB": [(r.number, r.stored / 1e6) for r in known],
+            "largest of its deltas, MB": [
+                (r.number, max(r.deltas) / 1e6) for r in known if any(r.deltas)
+            ],
+            "signed metadata, MB": [(r.number, r.metadata / 1e6) for r in known],
+        },
+    )
+
+
 def _cpu() -> float:
     found = os.times()
     return found.user + found.system + found.children_user + found.children_system
@@ -121,6 +139,7 @@ def main() -> int:
     )
     parser.add_argument("--cache", type=Path, default=default_directory(), help="for the images")
     parser.add_argument("--count", type=int, default=10, help="versions to publish (default 10)")
+    parser.add_argument("--plot", type=Path, metavar="FOLDER", help="writes versions.svg there")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     out = sys.stderr if options.json else sys.stdout
@@ -134,6 +153,9 @@ def main() -> int:
         for release in measure(images, kernel, Path(folder), tools):
             releases.append(release)
             print(release.row(), file=out, flush=True)
+    if options.plot:
+        options.plot.mkdir(parents=True, exist_ok=True)
+        (options.plot / "versions.svg").write_text(drawn(releases))
     if options.json:
         print(json.dumps([asdict(release) for release in releases], indent=1))
     return 0

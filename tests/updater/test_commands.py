@@ -52,6 +52,12 @@ def run(
     return command
 
 
+@pytest.fixture
+def device_run(device: FileDevice, run: Run) -> tuple[FileDevice, Run]:
+    """The test device, and what runs commands on it."""
+    return device, run
+
+
 def set_policy(device: FileDevice, **policy: object) -> None:
     """Gives the device an update policy."""
     update = dataclasses.replace(UpdatePolicy(source=device.source), **policy)  # type: ignore[arg-type]
@@ -139,21 +145,21 @@ def test_unattended_update_obeys_the_policy(
 @pytest.mark.parametrize(
     ("policy", "words", "expected"),
     [
-        ({}, (), "bytes"),
-        ({"prefer": "time"}, (), "time"),
-        ({"prefer": "time"}, ("--prefer", "bytes"), "bytes"),
-        ({}, ("--prefer", "time"), "time"),
+        ("bytes", (), "bytes"),
+        ("time", (), "time"),
+        ("time", ("--prefer", "bytes"), "bytes"),
+        ("bytes", ("--prefer", "time"), "time"),
     ],
 )
 def test_what_an_update_spares_is_the_policy_s_unless_a_person_says_otherwise(
-    device: FileDevice,
-    run: Run,
+    device_run: tuple[FileDevice, Run],
     monkeypatch: pytest.MonkeyPatch,
-    policy: Mapping[str, object],
+    policy: str,
     words: tuple[str, ...],
     expected: str,
 ) -> None:
-    set_policy(device, **policy)
+    device, run = device_run
+    set_policy(device, prefer=policy)
     asked: list[Request] = []
 
     def update(_: object, request: Request, *_more: object) -> Outcome:
