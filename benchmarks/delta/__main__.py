@@ -166,8 +166,7 @@ def main() -> int:
             }
         )
     if options.plot:
-        options.plot.mkdir(parents=True, exist_ok=True)
-        (options.plot / "pairs.svg").write_text(plot.bars(panels))
+        plot.save(options.plot, "pairs.svg", plot.bars(panels))
     if options.json:
         print(json.dumps({"small": options.small, "pairs": documents}, indent=1))
     return 1 if missed else 0

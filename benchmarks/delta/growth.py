@@ -88,8 +88,7 @@ def main() -> int:
         points.append(point)
         print(point.row(), file=out, flush=True)
     if options.plot:
-        options.plot.mkdir(parents=True, exist_ok=True)
-        (options.plot / "growth.svg").write_text(drawn(points))
+        plot.save(options.plot, "growth.svg", drawn(points))
     if options.json:
         rows = [{"size": point.size, **point.ours.document()} for point in points]
         print(json.dumps(rows, indent=1))

@@ -8,10 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from pathlib import Path
 
 _WIDTH, _LEFT, _RIGHT, _ROW = 900, 210, 90, 20
 _OURS, _PEER, _GRID = "#0a6e4f", "#9aa7b4", "#e3e6ea"
 _COLOURS = ("#0a6e4f", "#b5482a", "#2a62b5", "#8a5ab5")
+
+
+def save(folder: Path, name: str, text: str) -> None:
+    """Writes a plot into the folder, which is made if it is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text)
 
 
 def bars(panels: Mapping[str, Sequence[tuple[str, int]]]) -> str:

@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -94,9 +94,8 @@ def measure(images: Iterable[Image], kernel: Path, work: Path, tools: Tools) -> 
         )
 
 
-def drawn(releases: Iterable[Release]) -> str:
+def drawn(known: Sequence[Release]) -> str:
     """The plot."""
-    known = tuple(releases)
     return plot.lines(
         "Cost by the number of published versions",
         "published versions",
@@ -154,8 +153,7 @@ def main() -> int:
             releases.append(release)
             print(release.row(), file=out, flush=True)
     if options.plot:
-        options.plot.mkdir(parents=True, exist_ok=True)
-        (options.plot / "versions.svg").write_text(drawn(releases))
+        plot.save(options.plot, "versions.svg", drawn(releases))
     if options.json:
         print(json.dumps([asdict(release) for release in releases], indent=1))
     return 0

@@ -33,10 +33,10 @@ from pathlib import Path
 from benchmarks.delta.images import Workshop
 from benchmarks.install import emulated, guest, machine, native, offer
 from benchmarks.install.figures import (
-    OURS,
+    METHODS,
+    ORBITAL,
     OURS_FULL,
     OURS_QUICK,
-    RAUC_ADAPTIVE,
     RAUC_FULL,
     Run,
     summaries,
@@ -50,8 +50,6 @@ from manifests.catalogue import find, load_board
 from recovery.errors import ToolError
 from recovery.reporter import Reporter, SilentReporter
 
-_OURS = (OURS, OURS_QUICK, OURS_FULL)
-METHODS = (*_OURS, RAUC_FULL, RAUC_ADAPTIVE)
 _MACHINES = {"emulated": "QEMU, TCG", "native": "user mode Linux"}
 _PATIENCE = 3600.0
 _KEPT = "/state/kept"
@@ -123,7 +121,7 @@ class Bench:
             else:
                 self._guest.ask("copy", source=source, target=target)
         self._guest.ask("keep", source="/none", target="/state/orbital")
-        if method in _OURS:
+        if method in ORBITAL:
             self._guest.run("python3", "-I", guest.DEVICE, "factory", _facts(method))
             return
         self._guest.ask("keep", source=_KEPT, target="/state/rauc")
@@ -139,7 +137,7 @@ class Bench:
 
     def _command(self, method: str) -> list[str]:
         url = self._server.url
-        if method in _OURS:
+        if method in ORBITAL:
             facts = _facts(method)
             prefer = "time" if method == OURS_QUICK else "bytes"
             return ["python3", "-I", guest.DEVICE, "update", facts, f"{url}/repository", prefer]
@@ -215,7 +213,7 @@ def measure(options: argparse.Namespace, work: Path, reporter: Reporter) -> Iter
             )
             methods = [name for name in METHODS if name in options.methods]
             for name in methods:
-                if name in _OURS:
+                if name in ORBITAL:
                     # Python compiles our programs, as the image of a device has them; not
                     # counted. RAUC has installed twice already.
                     _say(bench.run(name, 0, 0))

@@ -11,7 +11,10 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Literal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from recovery.device import Preference
 
 sys.path.insert(0, "/usr/lib/orbital")
 
@@ -39,7 +42,7 @@ def factory(facts: dict[str, str]) -> None:
     store.save(StateRecord(next_generation=2, committed=1))
 
 
-def update(facts: dict[str, str], url: str, prefer: Literal["bytes", "time"]) -> None:
+def update(facts: dict[str, str], url: str, prefer: Preference) -> None:
     """Installs the newest version into slot b, up to the commit point."""
     from recovery.bootcontrol.recorded import Recorded
     from recovery.bootcontrol.uboot import UbootEnvironment

@@ -12,7 +12,9 @@ OURS_QUICK = "Orbital, prefer time"
 OURS_FULL = "Orbital, no delta"
 RAUC_FULL = "RAUC full"
 RAUC_ADAPTIVE = "RAUC adaptive"
+ORBITAL = (OURS, OURS_QUICK, OURS_FULL)
 PEERS = (RAUC_FULL, RAUC_ADAPTIVE)
+METHODS = (*ORBITAL, *PEERS)
 # What is judged: what a device does by itself, and with the policy that spares time.
 JUDGED = (OURS, OURS_QUICK)
 # Issue 5: at 2 Mbit/s, pair a; at every other speed never slower.
@@ -145,4 +147,4 @@ def verdicts(runs: Sequence[Run], pair: str) -> Iterator[Verdict]:
 
 
 def _order(method: str) -> int:
-    return (OURS, OURS_QUICK, OURS_FULL, *PEERS).index(method)
+    return METHODS.index(method)
