@@ -125,7 +125,7 @@ class Update(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window: Window | None = None
     reboot: bool = True
     budget: Budget = Budget()
-    prefer: Literal["bytes", "time"] = "bytes"
+    prefer: device.Preference = "bytes"
 
 
 class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -57,14 +57,18 @@ class TrialPolicy:
     probation_boots: int = 3
 
 
+Preference = Literal["bytes", "time"]
+"""What an update spares where both cannot be had."""
+
+
 @dataclass(frozen=True)
 class UpdatePolicy:
     """Where updates come from and when they may be installed unattended.
 
     window_start, window_end: "HH:MM" local time; both empty means any time.
     budget_update, budget_month: bytes that may be fetched over a network for one update,
-    and in a calendar month; 0 is without limit. prefer: what an update spares where both
-    cannot be had; time counts only without a budget.
+    and in a calendar month; 0 is without limit. prefer: time counts
+    only without a budget.
     """
 
     source: str = ""
@@ -74,7 +78,7 @@ class UpdatePolicy:
     reboot: bool = True
     budget_update: int = 0
     budget_month: int = 0
-    prefer: Literal["bytes", "time"] = "bytes"
+    prefer: Preference = "bytes"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -29,12 +30,11 @@ from updater.plan import Plan
 from updater.source import Source
 from updater.transfer import Maker, Transferred, transfer
 from updater.verity import HashTree
-from updater.ways import look
+from updater.ways import Search
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from updater.making import Making
-    from updater.runs import Way
 
 _BLOCK = 1 << 20
 
@@ -189,16 +189,12 @@ def _maker(plan: Plan, device: Device, source: Source) -> Making | None:
     # Decoders are loaded where they are needed.
     from updater.making import Making
 
-    if slices is None:
-        return Making(source, way, plan.full_bytes)
-    if way.kind == "chunks":
-        return Making(source, way, plan.full_bytes, map_size=plan.looked_up)
-
-    def found() -> tuple[Way, int]:
+    look = None
+    if slices is not None and way.kind == "delta":
+        search = Search(device, source, plan.index, slices)
         # Nobody waits for this alone: the other segments come meanwhile.
-        return look(device, source, plan.index, slices, lambda _done, _total: None)
-
-    return Making(source, way, plan.full_bytes, look=found, map_size=plan.looked_up)
+        look = partial(search.look, lambda _done, _total: None)
+    return Making(source, way, plan.full_bytes, look=look, map_size=plan.looked_up)
 
 
 @contextlib.contextmanager

@@ -13,13 +13,12 @@ the next one and comes back with a rollback.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
 from manifests.decoding import decode_json
 from manifests.sizes import Size
-from recovery.device import DeviceConfig, UpdatePolicy
+from recovery.device import DeviceConfig, Preference, UpdatePolicy
 from recovery.errors import ManifestError
 from updater import window
 
@@ -34,7 +33,7 @@ class _Override(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reboot: bool | None = None
     budget_update: str | None = None
     budget_month: str | None = None
-    prefer: Literal["bytes", "time"] | None = None
+    prefer: Preference | None = None
 
 
 def load_policy(config: DeviceConfig, root: Path = Path("/")) -> UpdatePolicy:

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 from manifests.delta import Delta, delta_target
 from manifests.index import OsIndex, Release
 from recovery import trial
+from recovery.device import Preference
 from recovery.errors import OrbitalError, RefusedError, SpaceError, StateError
 from recovery.reporter import Reporter
 from recovery.state import StateRecord
@@ -24,7 +24,7 @@ from updater.repository import opened_source, refreshed
 from updater.runs import cheapest
 from updater.source import DirectorySource, Source
 from updater.trust import TrustedRepository
-from updater.ways import cheaper, quicker, serves, slice_map
+from updater.ways import Search, cheaper, quicker, serves, slice_map
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,13 +42,13 @@ _QUICKER = "the running image may have parts of it: on a quick link more is fetc
 class Request:
     """What was asked for. source: URL or directory. to: a version by name, or None for the
     newest. requested_by: who asked, for the history. budget: what may be fetched from a URL.
-    prefer: what is spared where both cannot be had; time counts only without a budget."""
+    prefer: time counts only without a budget."""
 
     source: str
     to: str | None
     requested_by: str
     budget: Budget = UNLIMITED
-    prefer: Literal["bytes", "time"] = "bytes"
+    prefer: Preference = "bytes"
 
 
 @dataclass(frozen=True)
@@ -186,16 +186,16 @@ def _offer(
         way, looked_up = cheapest(index, delta), 0
         slices = slice_map(repository, index)
         hurry = request.prefer == "time" and request.budget == UNLIMITED
-        if slices is not None and (hurry or not serves(way, index)):
-            compare, hint = (quicker, _QUICKER) if serves(way, index) else (cheaper, _CHEAPER)
+        served = serves(way, index)
+        if slices is not None and (hurry or not served):
+            compare, hint = (quicker, _QUICKER) if served else (cheaper, _CHEAPER)
             if reporter is None:
                 notes += (hint,)
             else:
-                compared = compare(
-                    way, index, slices, device=device, source=source, reporter=reporter
-                )
-                way, looked_up = compared.way, compared.looked_up
-                notes += compared.notes
+                search = Search(device, source, index, slices)
+                way, more = compare(way, search, reporter)
+                looked_up = search.fetched
+                notes += more
         packages, parcels = _packages(device, repository, index, record, int(now))
     chosen = plan(
         index,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from manifests.index import OsIndex
@@ -34,19 +33,9 @@ QUICK_LINK = 1_000_000
 """Bytes a second; on a slower link a delta is taken without looking further."""
 MAKING = 6.0
 """Processor time for making a part of an image by delta, less what copying slices takes, by that
-for looking through as much of an image (docs/benchmarks/install.md)."""
+for looking through as much of an image (ADR 10)."""
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Compared:
-    """The way that was chosen. looked_up: bytes of the map that were fetched to choose it.
-    notes: for people."""
-
-    way: Way
-    looked_up: int = 0
-    notes: tuple[str, ...] = ()
 
 
 def slice_map(repository: TrustedRepository, index: OsIndex) -> Signed | None:
@@ -63,23 +52,85 @@ def serves(way: Way, index: OsIndex) -> bool:
     return way.kind == "delta" and way.fetch_bytes < _WELL * index.stored_size
 
 
-def cheaper(
-    way: Way,
-    index: OsIndex,
-    found: Signed,
-    *,
-    device: Device,
-    source: Source,
-    reporter: Reporter,
-) -> Compared:
-    """The way, or one by slices that fetches less with its map."""
+class Search:
+    """The search for slices of an image in the running one. fetched: bytes of the map so far."""
+
+    def __init__(self, device: Device, source: Source, index: OsIndex, found: Signed) -> None:
+        """found: the image's slice map."""
+        self._device = device
+        self._source = source
+        self._found = found
+        self.index = index
+        self.fetched = 0
+
+    def look(self, progress: Progress) -> tuple[Way, int]:
+        """The way by slices of the running image, and the bytes of their map, which is fetched.
+
+        Raises TrustError, ManifestError, FetchError.
+        """
+        return self.gather(self.fetch(), progress), self._found.size
+
+    def fetch(self) -> bytes:
+        """The map, as it was signed. Raises TrustError, FetchError."""
+        source, found = self._source, self._found
+        data = read(source, found.path, found.size)
+        self.fetched += len(data)
+        if len(data) != found.size or hashlib.sha256(data).hexdigest() != found.sha256:
+            raise TrustError(
+                f"cannot use {found.path} from {source.name}: it is damaged or tampered with",
+                resolution="repair or replace the repository's copy",
+            )
+        return data
+
+    def gather(self, data: bytes, progress: Progress) -> Way:
+        """The way by slices of the running image. data: the map. Raises ManifestError."""
+        # Most updates do without.
+        from updater.slices import by_slices, decode_slices
+
+        device, index = self._device, self.index
+        root, boot = decode_slices(data, index)
+        running = device.boot_control.current_slot()
+        places = (
+            _places(device.slots[running], root, progress),
+            _places(device.boot_artifact(running), boot, progress),
+        )
+        return by_slices(index, root, boot, places=places, from_version=device.config.version)
+
+
+def cheaper(way: Way, search: Search, reporter: Reporter) -> tuple[Way, tuple[str, ...]]:
+    """The way, or one by slices that fetches less with its map; and why slices do not serve."""
     reporter.stage("look for parts of the image in the running one")
     try:
-        gathered, size = look(device, source, index, found, reporter.progress)
+        gathered, size = search.look(reporter.progress)
     except OrbitalError as error:
         # Without it the update costs more and is as good.
-        return Compared(way, 0, (f"{error.brief}: nothing is taken from the running image",))
-    return Compared(gathered if gathered.fetch_bytes + size < way.fetch_bytes else way, size)
+        return way, (f"{error.brief}: nothing is taken from the running image",)
+    return (gathered if gathered.fetch_bytes + size < way.fetch_bytes else way), ()
+
+
+def quicker(way: Way, search: Search, reporter: Reporter) -> tuple[Way, tuple[str, ...]]:
+    """The way by delta, or by slices if that takes less time; and a note that says so.
+
+    Nobody has to know the link or the device: the rate is measured while the map comes, and
+    how quick the processor is while the running image is looked through.
+    """
+    reporter.stage("look for the quickest way")
+    try:
+        began = time.monotonic()
+        data = search.fetch()
+        rate = len(data) / max(time.monotonic() - began, 1e-6)
+        if rate < QUICK_LINK:
+            return way, ()
+        began = time.thread_time()
+        gathered = search.gather(data, reporter.progress)
+        spent = time.thread_time() - began
+    except OrbitalError as error:
+        return way, (f"{error.brief}: the delta is taken, quick or not",)
+    more = gathered.fetch_bytes - way.fetch_bytes
+    searching = spent / (search.index.root.stream.size + search.index.boot.stream.size)
+    if not sooner(more, rate, way.made_bytes, searching):
+        return way, ()
+    return gathered, (f"{more} bytes more than by delta are fetched: here that takes less time",)
 
 
 def sooner(more: int, rate: float, made: int, searching: float) -> bool:
@@ -89,75 +140,6 @@ def sooner(more: int, rate: float, made: int, searching: float) -> bool:
     processor time in which this device looks through a byte.
     """
     return more < rate * made * searching * MAKING
-
-
-def quicker(
-    way: Way,
-    index: OsIndex,
-    found: Signed,
-    *,
-    device: Device,
-    source: Source,
-    reporter: Reporter,
-) -> Compared:
-    """The way by delta, or by slices if that takes less time.
-
-    Nobody has to know the link or the device: the rate is measured while the map comes, and
-    how quick the processor is while the running image is looked through.
-    """
-    reporter.stage("look for the quickest way")
-    try:
-        began = time.monotonic()
-        data = _fetched(source, found)
-        rate = len(data) / max(time.monotonic() - began, 1e-6)
-        if rate < QUICK_LINK:
-            return Compared(way, found.size)
-        began = time.thread_time()
-        gathered = _gathered(device, index, data, reporter.progress)
-        searching = (time.thread_time() - began) / (index.root.stream.size + index.boot.stream.size)
-    except OrbitalError as error:
-        return Compared(way, 0, (f"{error.brief}: the delta is taken, quick or not",))
-    more = gathered.fetch_bytes - way.fetch_bytes
-    if not sooner(more, rate, way.made_bytes, searching):
-        return Compared(way, found.size)
-    note = f"{more} bytes more than by delta are fetched: here that takes less time"
-    return Compared(gathered, found.size, (note,))
-
-
-def look(
-    device: Device, source: Source, index: OsIndex, found: Signed, progress: Progress
-) -> tuple[Way, int]:
-    """The way by slices of the running image, and the bytes of their map, which is fetched.
-
-    Raises TrustError, ManifestError, FetchError.
-    """
-    return _gathered(device, index, _fetched(source, found), progress), found.size
-
-
-def _fetched(source: Source, found: Signed) -> bytes:
-    """The map, as it was signed."""
-    data = read(source, found.path, found.size)
-    if len(data) != found.size or hashlib.sha256(data).hexdigest() != found.sha256:
-        raise TrustError(
-            f"cannot use {found.path} from {source.name}: it is damaged or tampered with",
-            resolution="repair or replace the repository's copy",
-        )
-    return data
-
-
-def _gathered(device: Device, index: OsIndex, data: bytes, progress: Progress) -> Way:
-    """The way by slices of the running image. data: the map."""
-    # Most updates do without.
-    from updater.slices import by_slices, decode_slices
-
-    root, boot = decode_slices(data, index)
-    running = device.boot_control.current_slot()
-    places = (
-        _places(device.slots[running], root, progress),
-        _places(device.boot_artifact(running), boot, progress),
-    )
-    version = device.config.version
-    return by_slices(index, root, boot, places=places, from_version=version)
 
 
 def _places(path: Path, slices: tuple[Slice, ...], progress: Progress) -> dict[bytes, int]:

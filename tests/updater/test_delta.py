@@ -19,12 +19,12 @@ from tests.updater.publisher import Publisher
 from tests.updater.versions import (
     Published,
     damage,
-    edited,
     full_size,
     lose_data,
     no_base,
     running,
     sign_target,
+    two_images,
     updated,
 )
 from tests.updater.webserver import WebServer
@@ -37,15 +37,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
     """Version 1.0; and 2.0, a little different, with a delta from 1.0."""
     base = tmp_path_factory.mktemp("published")
     publisher = Publisher(base / "publisher")
-    old = build_image(
-        base / "build-1.0", "1.0", data=content("root", SIZE), boot=content("boot", 99_001)
-    )
-    new = build_image(
-        base / "build-2.0",
-        "2.0",
-        data=edited(old.root[: old.index.root.hash_offset], "root"),
-        boot=edited(old.boot, "boot"),
-    )
+    old, new = two_images(base, SIZE)
     publisher.publish(old)
     publisher.publish(new, deltas=DeltaMaker(Cache(base / "cache"), workers=1))
     return Published(publisher, old, new)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,11 +10,9 @@ import pytest
 from imager.cache import Cache
 from imager.repository.deltas import DeltaMaker
 from recovery.reporter import SilentReporter
-from tests.updater import images
 from tests.updater.devices import FileDevice
-from tests.updater.images import build_image, content
 from tests.updater.publisher import Publisher
-from tests.updater.versions import Published, edited, running
+from tests.updater.versions import Published, running, two_images
 from updater import ways
 from updater.budget import UNLIMITED, Budget
 from updater.install import Installed
@@ -26,24 +23,14 @@ SIZE = 4 << 20
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
-    """Versions 1.0 and 2.0, which differs in a few places, with a delta and slices."""
+def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
+    """Versions 1.0 and 2.0, with a delta and slices."""
     base = tmp_path_factory.mktemp("published")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images, "SEGMENT", 512 << 10)
-        publisher = Publisher(base / "publisher")
-        old = build_image(
-            base / "build-1.0", "1.0", data=content("root", SIZE), boot=content("boot", 199_001)
-        )
-        new = build_image(
-            base / "build-2.0",
-            "2.0",
-            data=edited(old.root[:SIZE], "2.0", 4),
-            boot=edited(old.boot, "boot", 1),
-        )
-        for image in (old, new):
-            publisher.publish(image, deltas=DeltaMaker(Cache(base / "cache")))
-        yield Published(publisher, old, new)
+    publisher = Publisher(base / "publisher")
+    old, new = two_images(base, SIZE)
+    for image in (old, new):
+        publisher.publish(image, deltas=DeltaMaker(Cache(base / "cache")))
+    return Published(publisher, old, new)
 
 
 @pytest.fixture
@@ -131,7 +118,7 @@ def test_on_a_slow_link_nothing_is_looked_through(
     def never(*_: object) -> None:
         raise AssertionError("the running image is looked through")
 
-    monkeypatch.setattr(ways, "_gathered", never)
+    monkeypatch.setattr(ways.Search, "gather", never)
     assert hurried(device, published).way == "delta"
 
 
@@ -140,11 +127,20 @@ def test_without_a_map_the_delta_is_taken(
 ) -> None:
     slow_to_make(monkeypatch, 1e6)
 
+    lost = []
+
     def damaged(_source: Source, _path: str, max_size: int) -> bytes:
+        lost.append(max_size)
         return bytes(max_size)
 
     monkeypatch.setattr(ways, "read", damaged)
-    assert hurried(device, published).way == "delta"
+    offer = device.check()
+    assert offer.plan is not None
+    done = hurried(device, published)
+    assert done.way == "delta"
+    # What it cost counts, though it was of no use.
+    assert done.fetched == offer.plan.fetch_bytes + sum(lost)
+    assert len(lost) == 1
 
 
 def test_with_a_budget_bytes_are_what_counts(

@@ -12,7 +12,7 @@ from imager.repository import metadata
 from imager.repository.targets import add_target
 from recovery.generations import Generation
 from tests.updater.devices import FileDevice
-from tests.updater.images import BuiltImage
+from tests.updater.images import BuiltImage, build_image, content
 from tests.updater.publisher import Publisher
 from updater.install import Installed
 
@@ -24,6 +24,20 @@ def edited(data: bytes, seed: str, edits: int = 12) -> bytes:
         at = dice.randrange(len(data) - 64)
         found[at : at + 24] = dice.randbytes(24)
     return bytes(found)
+
+
+def two_images(base: Path, size: int) -> tuple[BuiltImage, BuiltImage]:
+    """Versions 1.0 and 2.0, which is a little different; size: bytes of their root's data."""
+    old = build_image(
+        base / "build-1.0", "1.0", data=content("root", size), boot=content("boot", 99_001)
+    )
+    new = build_image(
+        base / "build-2.0",
+        "2.0",
+        data=edited(old.root[: old.index.root.hash_offset], "root"),
+        boot=edited(old.boot, "boot"),
+    )
+    return old, new
 
 
 @dataclass(frozen=True)
